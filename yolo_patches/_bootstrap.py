@@ -1,0 +1,41 @@
+"""The start-up hook: what every Python process runs where yolo-patches is installed.
+
+Its contract is to cost nothing: `sys` only, no third-party import, no file or metadata read. It notes which upstream
+packages are of interest; the rest of yolo-patches is imported when one of them is, and never otherwise. The `.pth` line
+and the PEP 829 `.start` file may both name `register`, so calling it twice is the same as calling it once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+UPSTREAMS = ("ultralytics",)
+
+
+class UpstreamFinder:
+    """Meta path finder that finds nothing: it only notices that an upstream package is about to be imported."""
+
+    def __init__(self) -> None:
+        self.names = set(UPSTREAMS)
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        """Activate the adapter for `fullname` just before its first import; always leave the finding to others."""
+        if fullname in self.names:
+            self.names.discard(fullname)  # first: the activation itself may look for the upstream
+            activate(fullname)
+
+
+def activate(name: str) -> None:
+    """Load the adapter named `name` and let it wait for its upstream's modules; a failure is one line on stderr."""
+    try:
+        from yolo_patches.runtime import runtime
+
+        runtime.watch(name)
+    except Exception as error:  # an import of somebody's training package must not fail because of us
+        print(f"yolo-patches: inactive, its start-up failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def register() -> None:
+    """Register interest in the upstream packages; idempotent, called at interpreter start-up."""
+    if not any(type(finder).__name__ == "UpstreamFinder" for finder in sys.meta_path):
+        sys.meta_path.insert(0, UpstreamFinder())

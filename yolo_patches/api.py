@@ -1,0 +1,79 @@
+"""`apply`, `revert`, `applied` and `status`: the package from Python, with or without the start-up hook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from yolo_patches import __version__, registry
+from yolo_patches.runtime import runtime
+from yolo_patches.selection import parse
+
+
+def watch() -> None:
+    """Let every adapter wrap its upstream, at once or on import, as the start-up hook does; select nothing."""
+    for name in registry.upstreams():
+        runtime.watch(name)
+
+
+def apply(spec: Any = "default") -> None:
+    """Activate the adapters and make `spec` this process's selection where no `patches=` argument is given.
+
+    Args:
+        spec: A specification, see `yolo_patches.selection`.
+
+    Raises:
+        PatchesError: The specification is not valid; nothing is changed then.
+    """
+    selection = parse(spec, registry.specs(), "apply()")
+    watch()
+    runtime.applied = selection
+
+
+def revert() -> None:
+    """Put the original objects back into upstream; harmless when nothing is applied.
+
+    Raises:
+        PatchesError: Somebody else has wrapped on top of us; nothing is changed then.
+    """
+    runtime.revert()
+
+
+@contextmanager
+def applied(spec: Any = "default") -> Iterator[None]:
+    """Apply `spec` for the duration of a block, then return to what was in force before.
+
+    Args:
+        spec: A specification, see `yolo_patches.selection`.
+
+    Raises:
+        PatchesError: The specification is not valid.
+    """
+    before, active = runtime.applied, runtime.active
+    apply(spec)
+    try:
+        yield
+    finally:
+        if active:
+            runtime.applied = before
+        else:
+            runtime.revert()
+
+
+def status() -> dict[str, Any]:
+    """Return what is active in this process.
+
+    Returns:
+        version: Of yolo-patches. active: Adapters that have wrapped their upstream or wait for it. selection: What
+        `apply` or the environment variable asks for, "default" where neither speaks. patches: The registered patches'
+        names. run: The plan of the last training in this process, as in patches.json, or None.
+    """
+    selection = runtime.selection()
+    return {
+        "version": __version__,
+        "active": list(runtime.active),
+        "selection": "default" if selection is None else selection.text,
+        "patches": list(registry.patches()),
+        "run": None if runtime.last_run is None else runtime.last_run.plan.to_dict(),
+    }

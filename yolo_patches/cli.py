@@ -1,0 +1,154 @@
+"""The `yolo-patches` command: `list`, `doctor`, `run`; and, as `python -m yolo_patches train ...`, `yolo` itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from yolo_patches import __version__, api, registry
+from yolo_patches.errors import PatchesError, nearest
+from yolo_patches.plan import Plan
+from yolo_patches.runtime import Adapter
+from yolo_patches.selection import COMMON_OPTIONS, Option
+
+COMMANDS = ("list", "doctor", "run")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The words after the program's name; the process's own by default.
+
+    Returns:
+        The exit status: 0, or 2 for bad input.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+            return _yolo(words)
+        options = _parser().parse_args(words)
+        command = {"list": _list, "doctor": _doctor, "run": _run}[options.command]
+        return command(options)
+    except PatchesError as error:
+        print(f"yolo-patches: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="yolo-patches", description="YOLO training that comes out right.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,doctor,run,train ...}")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON")
+    commands.add_parser("list", parents=[as_json], help="patches, options, and their status against the upstream here")
+    doctor = commands.add_parser(
+        "doctor", parents=[as_json], help="show what a training would change and why, without training"
+    )
+    doctor.add_argument("arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train'")
+    run = commands.add_parser("run", parents=[as_json], help="run a script with the patches active")
+    run.add_argument("--patches", default="default", help="e.g. all,-val-batch (default: %(default)s)")
+    run.add_argument("script", help="a Python file")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+    return parser
+
+
+def _yolo(words: list[str]) -> int:
+    """Run Ultralytics' own command with the hooks in place, as `yolo` does where the start-up hook is active."""
+    adapter = _installed("ultralytics")
+    if adapter is None:
+        raise PatchesError(
+            f"unknown command {words[0]!r}{nearest(words[0], COMMANDS)}; valid are {', '.join(COMMANDS)}, and what "
+            "'yolo' takes where Ultralytics is installed, which it is not here"
+        )
+    api.watch()
+    return adapter.command(words)
+
+
+def _list(options: argparse.Namespace) -> int:
+    installed = {name: adapter for name in registry.upstreams() if (adapter := _installed(name))}
+    missing = {name: adapter.missing() for name, adapter in installed.items()}
+    rows: list[dict[str, Any]] = []
+    for name, cls in registry.patches().items():
+        status = {
+            upstream: "; ".join(f"unavailable: {why[seam]}" for seam in cls.needs if seam in why) or "available"
+            for upstream, why in missing.items()
+        }
+        rows.append(
+            {
+                "name": name,
+                "default": cls.default,
+                "summary": cls.summary,
+                "source": cls.source,
+                "options": {key: _option(option) for key, option in {**cls.options, **COMMON_OPTIONS}.items()},
+                "status": status,
+            }
+        )
+    if options.json:
+        upstreams = {name: adapter.version() for name, adapter in installed.items()}
+        print(json.dumps({"yolo_patches": __version__, "upstreams": upstreams, "patches": rows}, indent=2))
+        return 0
+    print(f"yolo-patches {__version__}")
+    for name in registry.upstreams():
+        print(f"upstream {name}: {installed[name].version() if name in installed else 'not installed'}")
+    for row in rows:
+        print(f"\n{row['name']}{' (default)' if row['default'] else ''}: {row['summary']}\n  {row['source']}")
+        for upstream in installed:
+            print(f"  {upstream}: {row['status'][upstream]}")
+        for key, option in row["options"].items():
+            print(f"  {row['name']}:{key}=...  {option['help']} ({option['valid']}; default: {option['default']})")
+    return 0
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {"help": option.help, "valid": option.describe(), "default": option.default}
+
+
+def _installed(name: str) -> Adapter | None:
+    adapter: Adapter = registry.upstreams()[name]
+    return adapter if find_spec(name) else None
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    words = list(options.arguments)
+    as_json = options.json or "--json" in words
+    adapter = _installed("ultralytics")
+    if adapter is None:
+        raise PatchesError("doctor asks the installed upstream, and there is none; install ultralytics")
+    api.watch()
+    plan = adapter.forecast([word for word in words if word != "--json"])
+    print(json.dumps(plan.to_dict(), indent=2) if as_json else _table(plan))
+    return 0
+
+
+def _table(plan: Plan) -> str:
+    batch = f"batch {plan.global_batch:g}" if plan.global_batch >= 1 else "batch measured by upstream"
+    lines = [
+        f"{plan.upstream} {plan.version}, {batch}, {plan.world_size} rank{'s' * (plan.world_size > 1)}, "
+        f"patches={plan.selection}"
+    ]
+    for entry in plan.entries:
+        lines.append(f"{entry.name}: {entry.decision.status} - {entry.decision.reason}")
+        lines += [f"  {change}" for change in entry.decision.changes]
+    return "\n".join(lines)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a script as `python SCRIPT` would, with the adapters active before its first import."""
+    if not Path(options.script).is_file():
+        raise PatchesError(f"run: no such file: {options.script}")
+    api.apply(options.patches)
+    sys.argv[:] = [options.script, *options.arguments]
+    sys.path.insert(0, str(Path(options.script).resolve().parent))
+    try:
+        runpy.run_path(options.script, run_name="__main__")
+    finally:
+        if options.json:
+            print(json.dumps(api.status(), indent=2))
+    return 0

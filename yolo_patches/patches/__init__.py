@@ -1,0 +1,1 @@
+"""The patches, one module each, written against seams; none of them knows an upstream."""

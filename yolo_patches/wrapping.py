@@ -1,0 +1,54 @@
+"""Replacing upstream attributes by wrappers, and putting the original objects back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+
+from yolo_patches.errors import PatchesError
+
+#: (wrapped, instance, args, kwargs) -> result, as wrapt calls it.
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Wrapping:
+    """The wrappers that one adapter has put in place, each undone by handle."""
+
+    def __init__(self) -> None:
+        self._handles: list[tuple[Any, str, Any, Any]] = []
+
+    def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+        """Replace `owner.name`, defined on `owner` itself, by a wrapper with the same signature.
+
+        Args:
+            owner: A module or class.
+            name: Attribute name.
+            wrapper: Called with (wrapped, instance, args, kwargs).
+        """
+        original = vars(owner)[name]
+        wrapped = wrapt.FunctionWrapper(original, wrapper)
+        setattr(owner, name, wrapped)
+        self._handles.append((owner, name, original, wrapped))
+
+    def undo(self) -> None:
+        """Put every original object back, last wrapped first.
+
+        Raises:
+            PatchesError: Somebody else has wrapped on top of us; nothing is changed then.
+        """
+        for owner, name, _, wrapped in self._handles:
+            if vars(owner).get(name) is not wrapped:
+                raise PatchesError(
+                    f"cannot revert: {getattr(owner, '__name__', owner)}.{name} has been replaced after yolo-patches "
+                    "wrapped it; undo that replacement first"
+                )
+        while self._handles:
+            owner, name, original, _ = self._handles.pop()
+            setattr(owner, name, original)
+
+
+def bind(instance: Any, name: str, wrapper: Wrapper) -> None:
+    """Wrap a bound method on one object only: subclasses' overrides are covered, and the class stays as it was."""
+    setattr(instance, name, wrapt.FunctionWrapper(getattr(instance, name), wrapper))
