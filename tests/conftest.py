@@ -1,0 +1,104 @@
+"""Real upstreams, real images, real processes: what the tests share."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ABSENT = ROOT / "tests" / "absent.py"
+OLDEST, NEWEST = "8.2.103", "8.4.190"
+RELEASES = (OLDEST, "8.3.0", "8.3.253", "8.4.0", "8.4.60", NEWEST)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """Return a function of the task that makes its data set and returns the `data=` argument."""
+    spec = importlib.util.spec_from_file_location("make_digits", ROOT / "examples" / "make_digits.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_digits"] = module
+    spec.loader.exec_module(module)
+    root = tmp_path_factory.mktemp("digits")
+
+    @functools.cache
+    def make(task="detect", train=16, val=12):
+        return str(module.make_digits(root / f"{task}-{train}-{val}", task=task, train=train, val=val, imgsz=64))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Return the environment of child processes: no network, a font in place, one thread, nothing selected."""
+    folder = tmp_path_factory.mktemp("config")
+    import matplotlib
+
+    shutil.copy(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), folder / "Arial.ttf")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("YOLO_PATCHES", "PYTEST_"))}
+    return {**kept, "YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def release():
+    """Return a function of the version that gives the environment variables with which it is imported."""
+    folder = os.environ.get("YOLO_PATCHES_UPSTREAMS")
+
+    def select(version):
+        if folder is None or not Path(folder, version).is_dir():
+            pytest.skip(
+                f"no release {version}: YOLO_PATCHES_UPSTREAMS names no folder with it ('dev.py test' makes one)"
+            )
+        return {"PYTHONPATH": str(Path(folder, version))}
+
+    return select
+
+
+@pytest.fixture
+def python(environment, tmp_path):
+    """Return a function that runs this interpreter in an empty folder and returns the finished process."""
+
+    def run(*words, absent=False, hook=True, check=True, timeout=300, **variables):
+        """Run `python *words`; absent: yolo_patches cannot be imported; hook=False: the start-up hook has not run."""
+        command = [sys.executable]
+        if absent or not hook:
+            # -S keeps site-packages and its start-up files out; the script puts the folders back, blocks the package.
+            command += ["-S", str(ABSENT)]
+            variables["ABSENT_PATH"] = json.dumps([p for p in sys.path if p.endswith("-packages") or not absent])
+            variables["ABSENT_BLOCK"] = "1" if absent else "0"
+        done = subprocess.run(
+            [*command, *map(str, words)],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{words} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    return run
+
+
+@pytest.fixture
+def yolo(python):
+    """Return a function that runs the `yolo` command."""
+    return functools.partial(python, Path(sys.executable).with_name("yolo"))
+
+
+def entry(plan, name="val-batch"):
+    """Return one patch's entry in a plan."""
+    return next(item for item in plan["patches"] if item["name"] == name)
+
+
+def last_json(done):
+    """Return the last line of a process's standard output, decoded."""
+    return json.loads(done.stdout.strip().splitlines()[-1])

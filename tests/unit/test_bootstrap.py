@@ -1,0 +1,111 @@
+"""The start-up hook: there from a wheel and from an editable install, free, idempotent, and never in the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, last_json
+
+FINDERS = "import sys, json; print(json.dumps([type(f).__name__ for f in sys.meta_path].count('UpstreamFinder')))"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel with its own back end, in this environment."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    folder = tmp_path_factory.mktemp("wheel")
+    return Path(next(WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])))
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory):
+    """Return the interpreter and the site-packages of an environment that holds the wheel's files and nothing else."""
+    home = tmp_path_factory.mktemp("bare")
+    venv.create(home, with_pip=False)
+    site = next(home.glob("lib/python*/site-packages"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return home / "bin" / "python", site
+
+
+def call(python, code, *flags):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    command = [str(python), *flags, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+
+
+def test_files_at_the_root_of_the_wheel(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert {"yolo_patches.pth", "yolo_patches.start", "yolo_patches/py.typed"} <= set(names)
+        # PEP 829: the .start file names the same callable, and disables the import line of the .pth file beside it.
+        assert archive.read("yolo_patches.start").decode().strip() == "yolo_patches._bootstrap:register"
+        assert "yolo_patches._bootstrap.register()" in archive.read("yolo_patches.pth").decode()
+
+
+def test_active_from_a_wheel(bare):
+    assert call(bare[0], FINDERS).stdout.strip() == "1"
+
+
+def test_active_in_this_installation(python):
+    assert last_json(python("-c", FINDERS)) == 1
+
+
+def test_idempotent(bare):
+    code = f"from yolo_patches import _bootstrap as b; b.register(); b.register(); {FINDERS}"
+    assert call(bare[0], code).stdout.strip() == "1"
+
+
+def test_imports_the_standard_library_only(bare):
+    code = "import sys; print(*sorted(sys.modules))"
+    with_hook = set(call(bare[0], code).stdout.split())
+    without = set(call(bare[0], code, "-S").stdout.split())
+    site_itself = set(call(sys.executable, code, "-I").stdout.split()) | {"site", "_sitebuiltins"}
+    ours = {name for name in with_hook - without if name.startswith("yolo_patches")}
+    assert ours == {"yolo_patches", "yolo_patches._bootstrap"}
+    assert with_hook - without - ours <= site_itself | set(sys.stdlib_module_names)
+
+
+def test_costs_less_than_a_millisecond(bare):
+    call(bare[0], "pass")  # compiles
+    costs = []
+    for _ in range(9):
+        trace = call(bare[0], "pass", "-X", "importtime").stderr
+        (microseconds,) = re.findall(r"\|\s+(\d+) \|\s+yolo_patches\._bootstrap$", trace, re.MULTILINE)
+        costs.append(int(microseconds))  # cumulative: it imports yolo_patches itself
+    assert statistics.median(costs) < 1000, costs
+
+
+def test_a_broken_package_does_not_stop_the_interpreter(bare, tmp_path):
+    _, site = bare
+    hook = site / "yolo_patches" / "_bootstrap.py"
+    text = hook.read_text()
+    try:
+        hook.write_text("raise RuntimeError('broken')")
+        assert call(bare[0], "print('alive')").stdout.strip() == "alive"
+    finally:
+        hook.write_text(text)
+
+
+def test_a_failing_activation_does_not_stop_the_upstream(bare, tmp_path):
+    """The bare environment has no wrapt: importing the upstream must work all the same, and say so once."""
+    (tmp_path / "ultralytics.py").write_text("answer = 42")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ultralytics; print(ultralytics.answer)"
+    done = call(bare[0], code)
+    assert done.stdout.strip() == "42"
+    assert done.stderr.count("yolo-patches: inactive, its start-up failed") == 1
+
+
+def test_nothing_happens_until_an_upstream_is_imported(python):
+    code = "import json, sys; import yolo_patches; print(json.dumps([m for m in sys.modules if 'wrapt' in m]))"
+    assert last_json(python("-c", code)) == []
