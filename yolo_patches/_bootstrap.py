@@ -25,6 +25,18 @@ class UpstreamFinder:
             activate(fullname)
 
 
+def pending() -> set[str]:
+    """Return the upstreams whose import the start-up hook still waits for."""
+    return set().union(*(finder.names for finder in sys.meta_path if isinstance(finder, UpstreamFinder)))
+
+
+def disarm() -> None:
+    """Let the start-up hook wait for nothing any more."""
+    for finder in sys.meta_path:
+        if isinstance(finder, UpstreamFinder):
+            finder.names.clear()
+
+
 def activate(name: str) -> None:
     """Load the adapter named `name` and let it wait for its upstream's modules; a failure is one line on stderr."""
     try:
@@ -37,5 +49,5 @@ def activate(name: str) -> None:
 
 def register() -> None:
     """Register interest in the upstream packages; idempotent, called at interpreter start-up."""
-    if not any(type(finder).__name__ == "UpstreamFinder" for finder in sys.meta_path):
+    if not any(isinstance(finder, UpstreamFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, UpstreamFinder())

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from yolo_patches import __version__, registry
+from yolo_patches._bootstrap import pending
 from yolo_patches.runtime import runtime
 from yolo_patches.selection import parse
 
@@ -50,7 +51,7 @@ def applied(spec: Any = "default") -> Iterator[None]:
     Raises:
         PatchesError: The specification is not valid.
     """
-    before, active = runtime.applied, runtime.active
+    before, active = runtime.applied, runtime.active or pending()
     apply(spec)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The `yolo-patches` command: `list`, `doctor`, `run`; and, as `python -m yolo_patches train ...`, `yolo` itself."""
+"""The `yolo-patches` command: `list`, `doctor`, `verify`, `run`; as `python -m yolo_patches train ...` also `yolo`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from yolo_patches.plan import Plan
 from yolo_patches.runtime import Adapter
 from yolo_patches.selection import COMMON_OPTIONS, Option
 
-COMMANDS = ("list", "doctor", "run")
+COMMANDS = ("list", "doctor", "verify", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,14 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the program's name; the process's own by default.
 
     Returns:
-        The exit status: 0, or 2 for bad input.
+        The exit status: 0, 1 where `verify` finds that the guarantees do not hold, or 2 for bad input.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words and words[0] not in COMMANDS and not words[0].startswith("-"):
             return _yolo(words)
         options = _parser().parse_args(words)
-        command = {"list": _list, "doctor": _doctor, "run": _run}[options.command]
+        command = {"list": _list, "doctor": _doctor, "verify": _verify, "run": _run}[options.command]
         return command(options)
     except PatchesError as error:
         print(f"yolo-patches: error: {error}", file=sys.stderr)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="yolo-patches", description="YOLO training that comes out right.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,doctor,run,train ...}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,doctor,verify,run,train ...}")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     commands.add_parser("list", parents=[as_json], help="patches, options, and their status against the upstream here")
@@ -52,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[as_json], help="show what a training would change and why, without training"
     )
     doctor.add_argument("arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train'")
+    verify = commands.add_parser(
+        "verify", parents=[as_json], help="prove in about a minute that N ranks train like one process here"
+    )
+    verify.add_argument("--model", default="yolo11n.yaml", help="a model file (default: %(default)s)")
+    verify.add_argument("--world-size", type=int, default=2, help="number of ranks (default: %(default)s)")
     run = commands.add_parser("run", parents=[as_json], help="run a script with the patches active")
     run.add_argument("--patches", default="default", help="e.g. all,-val-batch (default: %(default)s)")
     run.add_argument("script", help="a Python file")
@@ -61,11 +67,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _yolo(words: list[str]) -> int:
     """Run Ultralytics' own command with the hooks in place, as `yolo` does where the start-up hook is active."""
+    guess = nearest(words[0], COMMANDS, cutoff=0.7)
     adapter = _installed("ultralytics")
-    if adapter is None:
+    if guess or adapter is None:
         raise PatchesError(
-            f"unknown command {words[0]!r}{nearest(words[0], COMMANDS)}; valid are {', '.join(COMMANDS)}, and what "
-            "'yolo' takes where Ultralytics is installed, which it is not here"
+            f"unknown command {words[0]!r}{guess}; valid are {', '.join(COMMANDS)} and, where Ultralytics is installed,"
+            " what 'yolo' takes"
         )
     api.watch()
     return adapter.command(words)
@@ -73,7 +80,8 @@ def _yolo(words: list[str]) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     installed = {name: adapter for name in registry.upstreams() if (adapter := _installed(name))}
-    missing = {name: adapter.missing() for name, adapter in installed.items()}
+    with redirect_stdout(sys.stderr):  # upstream logs while it is imported
+        missing = {name: adapter.missing() for name, adapter in installed.items()}
     rows: list[dict[str, Any]] = []
     for name, cls in registry.patches().items():
         status = {
@@ -122,9 +130,27 @@ def _doctor(options: argparse.Namespace) -> int:
     if adapter is None:
         raise PatchesError("doctor asks the installed upstream, and there is none; install ultralytics")
     api.watch()
-    plan = adapter.forecast([word for word in words if word != "--json"])
+    with redirect_stdout(sys.stderr):  # upstream's log; stdout holds the answer alone
+        plan = adapter.forecast([word for word in words if word != "--json"])
     print(json.dumps(plan.to_dict(), indent=2) if as_json else _table(plan))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if _installed("ultralytics") is None:
+        raise PatchesError("verify trains with the installed upstream, and there is none; install ultralytics")
+    from yolo_patches.verify import verify
+
+    result = verify(options.model, options.world_size)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return 0 if result["holds"] else 1
+    print(f"{result['model']}: {result['world_size']} ranks against one process, float64, relative errors")
+    print(f"{'':22}{'upstream':>10}{'patched':>10}{'limit':>10}")
+    for what, limit in result["limits"].items():
+        upstream, patched = (result["errors"][run][what] for run in ("upstream", "patched"))
+        print(f"{what:22}{upstream:10.1e}{patched:10.1e}{limit:10.0e}  {'ok' if patched <= limit else 'FAILS'}")
+    return 0 if result["holds"] else 1
 
 
 def _table(plan: Plan) -> str:

@@ -81,9 +81,11 @@ class Entry:
 
     def __str__(self) -> str:
         if self.decision.status == "active":
-            detail = ", ".join(map(str, self.decision.changes)) or self.decision.reason
-            return f"{self.name} ({detail})"
-        return f"{self.name} {self.decision.status}"
+            first = next(
+                (f"{change} " for change in self.decision.changes), ""
+            )  # doctor and patches.json have them all
+            return f"{self.name}: {first}({self.decision.reason})"
+        return f"{self.name}: {self.decision.status}"
 
 
 @dataclass

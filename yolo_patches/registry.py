@@ -33,6 +33,7 @@ class Patch(ABC):
         options: Options beside the common ones.
         needs: The seams without which the patch is unavailable.
         values: The options of this run, defaults filled in.
+        pinned: Options that this run has settled on its own and that a resumed run must take over.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Patch(ABC):
     def __init__(self, **given: Any) -> None:
         known = {**COMMON_OPTIONS, **self.options}
         self.values = {key: given.get(key, option.default) for key, option in known.items()}
+        self.pinned: dict[str, Any] = {}
 
     @abstractmethod
     def decide(self, facts: Facts) -> Decision:

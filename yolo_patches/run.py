@@ -28,6 +28,7 @@ class Run:
     """
 
     def __init__(self, facts: Facts, selection: Selection, missing: Mapping[type[Seam], str]) -> None:
+        self.facts = facts
         self.selection = selection
         self._patches: dict[str, registry.Patch] = {}
         entries = []
@@ -45,8 +46,15 @@ class Run:
             else:
                 decision = patch.decide(facts)
                 self._patches[name] = patch
-            entries.append(Entry(name, decision, options=options))
+            entries.append(Entry(name, decision, options={**options, **patch.pinned}))
         self.plan = Plan(facts.upstream, facts.version, facts.world_size, facts.global_batch, selection.text, entries)
+
+    def listens(self, seam: type[Seam]) -> bool:
+        """Return whether an active patch handles this seam; where none does, an adapter need not prepare it."""
+        return any(
+            seam in patch.handlers() and self._entry(name).decision.status == "active"
+            for name, patch in self._patches.items()
+        )
 
     def fire(self, seam: S) -> S:
         """Let every available patch that handles this seam see and change it; return it."""

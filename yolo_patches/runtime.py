@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import wrapt
 
+from yolo_patches._bootstrap import disarm
 from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
 from yolo_patches.selection import Selection, parse
@@ -65,6 +66,7 @@ class Runtime:
         self.argument: Selection | None = None  # patches= of the training call that is under way
         self.applied: Selection | None = None
         self.last_run: Any = None  # the Run of the last training in this process, for status()
+        self.current: Any = None  # the Run of the training that is under way, for wrappers on classes
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -95,10 +97,11 @@ class Runtime:
         return hook
 
     def revert(self) -> None:
-        """Put every upstream attribute back and forget the applied selection."""
+        """Put every upstream attribute back, forget the applied selection, and let the start-up hook rest."""
         for name, wrapping in list(self._wrappings.items()):
             wrapping.undo()
             del self._wrappings[name]
+        disarm()
         self.applied = self.command_line = None
 
     def selection(self, argument: Any = ABSENT) -> Selection | None:
@@ -143,7 +146,8 @@ class Runtime:
             yield
             return
         before = self.argument
-        selection = parse(self.command_line if argument is ABSENT else argument, registry.specs())
+        # In a `yolo` process the call's own argument can only come from a cfg= file, which the command line beats.
+        selection = parse(argument if self.command_line is None else self.command_line, registry.specs())
         self.argument = selection
         try:
             with environment(selection.text):

@@ -28,6 +28,7 @@ class Option:
         minimum: Smallest valid number, inclusive.
         maximum: Largest valid number, inclusive.
         choices: Valid strings; empty means any.
+        words: Words that are valid beside values of the type, e.g. "auto".
     """
 
     kind: type
@@ -36,6 +37,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return what is valid, in words, e.g. "an int of at least 1"."""
@@ -47,7 +49,8 @@ class Option:
             bounds.append(f"at least {self.minimum:g}")
         if self.maximum is not None:
             bounds.append(f"at most {self.maximum:g}")
-        return words + (" of " + " and ".join(bounds) if bounds else "")
+        valid = words + (" of " + " and ".join(bounds) if bounds else "")
+        return " or ".join([valid, *self.words])
 
     def parse(self, value: str) -> Any:
         """Return the text `value` as this option's type.
@@ -56,6 +59,8 @@ class Option:
             ValueError: The value is of another type or out of range.
         """
         parsed: Any
+        if value in self.words:
+            return value
         if self.kind is bool:
             parsed = {"true": True, "false": False}.get(value.lower())
             if parsed is None:
@@ -216,7 +221,9 @@ def _apply_item(item: str, chosen: dict[str, dict[str, Any]], known: Mapping[str
 
 def _check_name(name: str, item: str, known: Mapping[str, Spec], source: str) -> None:
     if name not in known:
-        raise PatchesError(f"{source}: unknown patch {name!r} in {item!r}{nearest(name, known)}; {_valid(known)}")
+        raise PatchesError(
+            f"{source}: unknown patch {name!r} in {item!r}{nearest(name, (*GROUPS, *known))}; {_valid(known)}"
+        )
 
 
 def _valid(known: Mapping[str, Spec]) -> str:

@@ -57,12 +57,11 @@ class ValBatch(Patch):
         seam.batch = self._patched
         return decision
 
-    @staticmethod
-    def _decision(upstream: int, patched: int) -> Decision:
+    def _decision(self, upstream: int, patched: int) -> Decision:
         if upstream == patched:
             return Decision("inert", f"upstream already validates with {upstream} images per rank")
         return Decision(
             "active",
-            "validation holds as many images as training, so it needs no more memory for them",
+            "the training batch" if self.values["batch"] is None else "batch option",
             (Change("val batch per rank", upstream, patched),),
         )

@@ -12,7 +12,7 @@ from yolo_patches.errors import PatchesError
 from yolo_patches.plan import Plan
 from yolo_patches.runtime import Adapter
 from yolo_patches.seams import Seam
-from yolo_patches.upstreams.ultralytics import commands, ddp, trainer
+from yolo_patches.upstreams.ultralytics import commands, criteria, ddp, trainer
 from yolo_patches.upstreams.ultralytics.facts import version
 from yolo_patches.wrapping import Wrapping
 
@@ -30,6 +30,7 @@ class Ultralytics(Adapter):
             "ultralytics.engine.model": commands.install_model,
             "ultralytics.engine.trainer": trainer.install,
             "ultralytics.utils.dist": ddp.install,
+            **dict.fromkeys(criteria.MODULES, criteria.install),
         }
 
     def missing(self) -> Mapping[type[Seam], str]:

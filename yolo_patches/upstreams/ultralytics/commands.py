@@ -58,10 +58,12 @@ def split(arguments: list[str]) -> tuple[list[str], str | None]:
         if key.lstrip("-") != KEY:
             kept.append(word)
             continue
-        if not equals and rest and rest[0].startswith("="):  # patches =all, patches = all
-            equals, text = "=", rest.pop(0)[1:]
-        if equals and not text and rest and "=" not in rest[0]:  # patches= all
-            text = rest.pop(0)
+        if not equals and rest and rest[0].startswith("="):
+            text = rest.pop(0)[1:]  # patches =all
+            if not text and rest:
+                text = rest.pop(0)  # patches = all
+        elif equals and not text and rest and "=" not in rest[0]:
+            text = rest.pop(0)  # patches= all
         value = text
     return kept, value
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from yolo_patches.seams import Facts
+from yolo_patches.seams import Facts, Launcher
 
 #: Tasks whose validation loader upstream builds with the training batch itself: obb in every supported release,
 #: semantic and depth since the releases that brought them (8.4.55, 8.4.105).
 SAME_VAL_BATCH = frozenset({"obb", "semantic", "depth"})
+#: What a rank's loss is divided by. Classify takes a mean over images, of which ranks have equally many; the losses of
+#: semantic and depth are no sums that one number divides (Dice, a square root of a variance).
+NORMALISERS = {
+    "detect": "target score sum",
+    "segment": "target score sum and foreground count",
+    "pose": "target score sum, foreground and keypoint count",
+    "obb": "target score sum",
+}
 
 
 def version() -> str:
@@ -26,25 +35,69 @@ def version() -> str:
 
 
 def world_size(device: Any) -> int:
-    """Return the number of ranks: the launcher's inside a worker, else what upstream reads from `device=`."""
-    if "LOCAL_RANK" in os.environ:
+    """Return the number of ranks: in upstream's own workers as many as it started, else as many as `device=` names."""
+    if "LOCAL_RANK" in os.environ and launcher() is None:
         return int(os.environ.get("WORLD_SIZE", 1))
-    if isinstance(device, (list, tuple)):
-        return max(len(device), 1)
-    return len([index for index in str(device if device is not None else "").split(",") if index.strip()]) or 1
+    return len(device_names(device)) or 1
 
 
-def facts(args: Mapping[str, Any]) -> Facts:
+def device_names(device: Any) -> list[str]:
+    """Return the accelerators that `device=` names, as upstream spells them; empty where it names none."""
+    text = str(device if device is not None else "").lower()
+    for mark in ("cuda:", "none", "(", ")", "[", "]", "'", " "):
+        text = text.replace(mark, "")
+    return [name for name in text.split(",") if name and name not in ("cpu", "mps", "mps:0")]
+
+
+def launcher() -> Launcher | None:
+    """Return the place of this process among the ranks that the user's launcher started.
+
+    None without a launcher, and in the workers that upstream starts itself: it does so by torchrun and a file of its
+    own, and what it does there is right for them.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if any(name not in os.environ for name in names) or _is_worker(getattr(sys.modules["__main__"], "__file__", None)):
+        return None
+    rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
+    local_size = os.environ.get("LOCAL_WORLD_SIZE")
+    return Launcher(rank, size, local_rank, None if local_size is None else int(local_size))
+
+
+def _is_worker(script: str | None) -> bool:
+    path = Path(script or "")
+    return path.parent.name == "DDP" and path.name.startswith("_temp_")
+
+
+def facts(owner: type, args: Mapping[str, Any], ranks: Launcher | None = None) -> Facts:
     """Return the facts of a run.
 
     Args:
+        owner: The trainer's class.
         args: Upstream's resolved training arguments.
+        ranks: The launcher whose ranks train together, where a patch takes them over.
     """
     return Facts(
         upstream="ultralytics",
         version=version(),
         task=str(args.get("task")),
-        world_size=world_size(args.get("device")),
+        world_size=world_size(args.get("device")) if ranks is None else ranks.world_size,
         global_batch=args["batch"],
         val_batch_factor=1 if args.get("task") in SAME_VAL_BATCH else 2,
+        normaliser=NORMALISERS.get(str(args.get("task")), ""),
+        launcher=ranks,
+        devices=len(device_names(args.get("device"))),
+        nbs=args["nbs"],
+        lr0=args["lr0"],
+        optimizer=str(args["optimizer"]),
+        model=Path(str(args.get("model"))).stem,
+        scratch=_from_scratch(args),
+        rewritten="torch.compile" if args.get("compile") else "quantisation" if args.get("quantize") == 8 else "",
+        mean_loss=args.get("task") == "classify" or any(base.__name__ == "RTDETRTrainer" for base in owner.__mro__),
     )
+
+
+def _from_scratch(args: Mapping[str, Any]) -> bool:
+    if args.get("resume"):
+        return False
+    of_weights = isinstance(args.get("pretrained"), (str, Path))
+    return args.get("pretrained") is False or (str(args.get("model")).endswith((".yaml", ".yml")) and not of_weights)

@@ -19,10 +19,24 @@ from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
 from yolo_patches.run import Run
 from yolo_patches.runtime import ABSENT, environment, runtime
-from yolo_patches.seams import Seam, TrainStart, ValLoader
+from yolo_patches.seams import (
+    ModelBuilt,
+    Normaliser,
+    OptimizerBuilt,
+    OptimizerChoice,
+    OptimizerRestored,
+    OptimizerStep,
+    Ranks,
+    Seam,
+    TrainStart,
+    ValLoader,
+    WarmUp,
+)
 from yolo_patches.selection import NONE, Selection, parse
+from yolo_patches.upstreams.ultralytics import criteria, launch
 from yolo_patches.upstreams.ultralytics.commands import KEY
 from yolo_patches.upstreams.ultralytics.facts import facts, version
+from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.wrapping import Wrapping, bind
 
 #: The parameters that each wrapped method must have; what upstream may add beside them does not matter.
@@ -31,10 +45,20 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "train": (),
     "run_callbacks": ("event",),
     "get_dataloader": ("dataset_path", "batch_size", "mode"),
+    "build_optimizer": ("model", "name", "lr", "decay", "iterations"),
+    "optimizer_step": (),
+    "set_model_attributes": (),
+    "resume_training": ("ckpt",),
 }
 SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     ValLoader: ("get_dataloader",),
     TrainStart: ("run_callbacks",),
+    OptimizerChoice: ("build_optimizer",),
+    OptimizerBuilt: ("build_optimizer",),
+    OptimizerRestored: ("resume_training",),
+    OptimizerStep: ("optimizer_step",),
+    WarmUp: ("run_callbacks",),
+    ModelBuilt: ("set_model_attributes",),
 }
 #: Without these nothing can be patched at all, and nothing is.
 REQUIRED = ("__init__", "train")
@@ -75,6 +99,8 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
         owner: BaseTrainer, or the class of a live trainer: a user's subclass may lack what upstream has.
     """
     found = {seam: defects(owner, methods) for seam, methods in SEAMS.items()}
+    found[Normaliser] = criteria.defects()
+    found[Ranks] = launch.defects(owner)
     return {seam: "; ".join(why) for seam, why in found.items() if why}
 
 
@@ -99,8 +125,17 @@ def _init(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwa
     selection = runtime.selection(argument)
     if forecasting.get():
         raise Forecast(_forecast(type(trainer), call, selection))
+    runs: list[Run] = []
+
+    def decide() -> Run:
+        chosen = _unasked(trainer.args.resume) if selection is None else selection
+        lacking = missing(type(trainer))
+        runs.append(Run(facts(type(trainer), vars(trainer.args), launch.wanted(chosen, lacking)), chosen, lacking))
+        return runs[-1]
+
     try:
-        wrapped(*call.args, **call.kwargs)
+        with launch.constructing(trainer, decide):
+            wrapped(*call.args, **call.kwargs)
     except OSError as error:
         if selection == NONE or error.errno not in UNWRITABLE or error.filename is None:
             raise
@@ -108,10 +143,9 @@ def _init(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwa
             f"cannot write the run directory: {error.filename}: {error.strerror}; choose another with project= and "
             "name="
         ) from error
-    if selection is None:
-        selection = _unasked(trainer.args.resume)
-    if selection.chosen:
-        _Attachment(trainer, Run(facts(vars(trainer.args)), selection, missing(type(trainer))))
+    run = runs[-1] if runs else decide()
+    if run.selection.chosen:
+        _Attachment(trainer, run)
 
 
 def _without_key(config: Any) -> tuple[Any, Any]:
@@ -143,7 +177,7 @@ def _forecast(owner: type, call: inspect.BoundArguments, selection: Selection | 
         from ultralytics.utils.files import get_latest_run
 
         resume = resume if isinstance(resume, (str, Path)) else get_latest_run()
-    return Run(facts(args), _unasked(resume) if selection is None else selection, missing(owner))
+    return Run(facts(owner, args), _unasked(resume) if selection is None else selection, missing(owner))
 
 
 class _Attachment:
@@ -153,13 +187,20 @@ class _Attachment:
         self.trainer = trainer
         self.run = run
         runtime.last_run = run
-        for method in ("train", "run_callbacks", "get_dataloader"):
+        for method in ("train", "run_callbacks", "get_dataloader", "set_model_attributes"):
             if not defects(type(trainer), (method,)):
                 bind(trainer, method, getattr(self, f"_{method}"))
+        self.optimization = None
+        if not defects(type(trainer), ("build_optimizer", "optimizer_step", "resume_training")):
+            self.optimization = Optimization(trainer, run)
 
     def _train(self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with environment(self.run.selection.text):  # what the DDP workers that this may start will read
-            return wrapped(*args, **kwargs)
+        before, runtime.current = runtime.current, self.run
+        try:
+            with environment(self.run.selection.text):  # what the DDP workers that this may start will read
+                return wrapped(*args, **kwargs)
+        finally:
+            runtime.current = before
 
     def _get_dataloader(
         self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -172,10 +213,19 @@ class _Attachment:
             call.arguments["batch_size"] = seam.batch
         return wrapped(*call.args, **call.kwargs)
 
+    def _set_model_attributes(
+        self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        result = wrapped(*args, **kwargs)
+        self.run.fire(ModelBuilt(self.trainer.model))
+        return result
+
     def _run_callbacks(
         self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         event = inspect.signature(wrapped).bind(*args, **kwargs).arguments["event"]
+        if self.optimization is not None:
+            self.optimization.event(event)
         if event in ("on_train_start", "on_train_end"):
             self._record(announce=event == "on_train_start")
         return wrapped(*args, **kwargs)
@@ -184,7 +234,14 @@ class _Attachment:
         """Check the live trainer and write the plan: at the start, and at the end for what changed on the way."""
         from ultralytics.utils import LOGGER, RANK
 
-        self.run.verify(TrainStart(getattr(self.trainer, "test_loader", None)), self.trainer.batch_size)
+        live = TrainStart(
+            val_loader=getattr(self.trainer, "test_loader", None),
+            normalises=criteria.normalises(self.trainer.model),
+            train_loader=self.trainer.train_loader,
+            optimizer=self.trainer.optimizer,
+            model=self.trainer.model,
+        )
+        self.run.verify(live, self.trainer.batch_size)
         if RANK not in {-1, 0}:
             return
         if announce:

@@ -1,0 +1,1 @@
+"""Layers in plain torch: nothing here knows a patch or an upstream."""

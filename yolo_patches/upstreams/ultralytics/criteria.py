@@ -1,0 +1,85 @@
+"""Ultralytics' criteria: which of them divide by what, and the wrappers that bring it to the seam.
+
+A criterion call is one assignment and the losses that follow from it; E2E heads make two a step. What it divides by is
+packed into one vector and fired as one seam, on every rank, whether it has labels or not:
+
+- `TaskAlignedAssigner.forward` returns the target scores and the foreground mask, whose sums normalise the box, class
+  and mask losses. Both come back as `Shard`, so that upstream's own division is by the whole batch (normalisers.py).
+- The pose losses take means over foreground and visible keypoints (pose.py).
+- RT-DETR divides by its number of ground truths (detr.py).
+
+All wrappers are on classes; nothing is ever put on a model, criterion or assigner, which upstream pickles. Means over
+images or pixels need nothing: ranks have equally many, since upstream's sampler pads the last batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from yolo_patches.upstreams.ultralytics import detr, normalisers, pose
+from yolo_patches.wrapping import Wrapper, Wrapping
+
+#: Where each criterion's normalisers come to the seam: every criterion that has some holds an instance of one of these.
+ASSIGNER = ("ultralytics.utils.tal", "TaskAlignedAssigner", "forward", normalisers.assign)
+DETR = ("ultralytics.models.utils.loss", "RTDETRDetectionLoss", "forward", detr.forward)
+#: (module, class, method, wrapper). What the installed release does not have is left out.
+WRAPPERS: tuple[tuple[str, str, str, Wrapper], ...] = (
+    ASSIGNER,
+    ("ultralytics.utils.loss", "v8SegmentationLoss", "__call__", normalisers.segment),  # 8.4 on: inherited
+    ("ultralytics.utils.loss", "v8SegmentationLoss", "calculate_segmentation_loss", normalisers.masks),
+    ("ultralytics.utils.loss", "v8PoseLoss", "calculate_keypoints_loss", pose.keypoints),
+    ("ultralytics.utils.loss", "PoseLoss26", "loss", pose.pose26),
+    ("ultralytics.utils.loss", "RLELoss", "forward", pose.rle),
+    # E2E heads call `loss`; earlier releases have `__call__` alone, later ones come from there to `loss`.
+    ("ultralytics.utils.loss", "TVPDetectLoss", "loss", normalisers.prompted),
+    ("ultralytics.utils.loss", "TVPDetectLoss", "__call__", normalisers.prompted),
+    ("ultralytics.utils.loss", "TVPSegmentLoss", "loss", normalisers.prompted),
+    ("ultralytics.utils.loss", "TVPSegmentLoss", "__call__", normalisers.prompted),
+    DETR,
+    ("ultralytics.models.utils.loss", "DETRLoss", "_get_loss_class", detr.class_loss),
+)
+MODULES = tuple({module: None for module, *_ in WRAPPERS})
+
+
+def install(module: ModuleType, wrapping: Wrapping) -> None:
+    """Wrap the methods of one of `MODULES`."""
+    for where, owner, name, wrapper in WRAPPERS:
+        cls = getattr(module, owner, None)
+        if where == module.__name__ and cls is not None and name in vars(cls):
+            wrapping.wrap(cls, name, wrapper)
+
+
+def defects() -> list[str]:
+    """Return why the installed release has no seam, or nothing."""
+    from ultralytics.utils import tal
+
+    found = "forward" in vars(getattr(tal, "TaskAlignedAssigner", object))
+    return [] if found else ["TaskAlignedAssigner.forward does not exist"]
+
+
+def normalises(model: Any) -> bool:
+    """Return whether the criterion of a live model has normalisers and all of them come to the seam."""
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):  # DistributedDataParallel, torch.compile
+        model = model.module if hasattr(model, "module") else model._orig_mod
+    criterion = getattr(model, "criterion", None)
+    try:
+        criterion = model.init_criterion() if criterion is None else criterion
+    except (AttributeError, NotImplementedError):  # a user's own model
+        return False
+    parts = _parts(criterion, depth=3)
+    seams = []
+    for module, owner, name, _ in (ASSIGNER, DETR):
+        cls = getattr(sys.modules.get(module), owner, None)
+        if cls is not None and any(isinstance(part, cls) for part in parts):
+            seams.append(isinstance(vars(cls).get(name), wrapt.FunctionWrapper))
+    return bool(seams) and all(seams) and not any(map(pose.unknown_terms, parts))
+
+
+def _parts(criterion: Any, depth: int) -> list[Any]:
+    """Return an object and the objects that it holds: E2E criteria hold prompt criteria, which hold assigners."""
+    held = getattr(criterion, "__dict__", {}).values() if depth else ()
+    return [criterion, *(part for value in held for part in _parts(value, depth - 1))]
