@@ -142,6 +142,17 @@ class Normaliser(Seam):
 
 
 @dataclass
+class EpochLosses(Seam):
+    """An epoch's training losses are about to be logged, on every rank.
+
+    Attributes:
+        values: This rank's mean of each loss term, as one vector; a patch may replace it.
+    """
+
+    values: Any
+
+
+@dataclass
 class OptimizerChoice(Seam):
     """Upstream is about to choose the optimizer by the length of the run.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -134,6 +135,35 @@ def test_a_rank_without_a_device_is_an_error(monkeypatch):
 def rank(local, device, named):
     trainer = SimpleNamespace(device=torch.device(device), args=SimpleNamespace(device=named))
     return launch._Launch(trainer, None, Launcher(4 + local, 8, local, 4))
+
+
+class Store(dict):
+    def set(self, key, value):
+        self[key] = value.encode()
+
+    def get(self, key):
+        return self[key]
+
+
+def test_rank_0_names_the_run_directory_or_says_that_there_is_none(monkeypatch):
+    store = Store()
+    monkeypatch.setattr(stand_ins, "no_turns", nullcontext)
+    monkeypatch.setattr(launch._Launch, "_store", lambda self, purpose: store)
+
+    def constructed(number, error=None):
+        trainer = SimpleNamespace(args=SimpleNamespace(rect=False), save_dir="runs/train7")
+        with launch._Launch(trainer, None, Launcher(number, 2, 0, 1)).constructing():
+            if error:
+                raise error
+        return trainer
+
+    store.add = lambda key, value: 0
+    constructed(0)
+    assert constructed(1).args.save_dir == "runs/train7"
+    with pytest.raises(FileNotFoundError):
+        constructed(0, FileNotFoundError("data.yaml"))
+    with pytest.raises(PatchesError, match="rank 0 could not start the run"):
+        constructed(1)
 
 
 def test_names_are_replaced_wherever_upstream_holds_them(monkeypatch):

@@ -1,6 +1,6 @@
 """Measure the optimizer's step against the batch, with a real trainer's model, loss, clip and optimizer.
 
-`steps.py DATA PROJECT JOB` (JOB: patches, optimizers, batches and upstream's arguments, as JSON) prints, for every
+`steps.py DATA PROJECT JOB` (JOB: optimizers, batches, clip and upstream's arguments, as JSON) prints, for every
 optimizer and batch, the norm of the parameters' change of one step, and the part of it that weight decay makes. The
 batch is the same 16 images repeated, so that the gradient's direction is the same at every size.
 """
@@ -21,6 +21,8 @@ def trainer(data, project, **overrides):
     made = kind(overrides={"model": "yolov8n.yaml", "warmup_epochs": 0, **common, **overrides})
     setup = made._setup_train
     setup(1) if setup.__code__.co_argcount > 1 else setup()
+    made.model.double()  # weight decay's part of a step is below float32's resolution
+    made.ema.ema.double()
     return made
 
 
@@ -40,9 +42,11 @@ def parameters(made):
 
 def main(data, project, job):
     torch.set_num_threads(1)
-    common = {key: value for key, value in job.items() if key not in ("optimizers", "batches")}
+    common = {key: value for key, value in job.items() if key not in ("optimizers", "batches", "clip")}
     images = next(iter(trainer(data, project, batch=16, **common).train_loader))
-    images["img"] = images["img"].float() / 255 if images["img"].dtype == torch.uint8 else images["img"]
+    images["img"] = images["img"].double() / (255 if images["img"].dtype == torch.uint8 else 1)
+    if not job.get("clip", True):
+        torch.nn.utils.clip_grad_norm_ = lambda *_, **__: None
     gradients, results = {}, {}
     for batch in job["batches"]:
         made = trainer(data, project, batch=batch, optimizer="SGD", **common)

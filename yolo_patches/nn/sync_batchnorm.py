@@ -183,7 +183,7 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         mean = ((pivots + rests) * shares).sum(0)
         offsets = pivots - mean
         squares = torch.addcmul(squares, offsets.add(rests, alpha=2).mul_(offsets), counts)  # now about the mean of all
-        var = squares.sum(0).div_(max(total, 1)).clamp_(min=0)
+        var = squares.sum(0).div_(max(total, 1))
         if total and running_mean is not None and running_var is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_(var.mul(total / (total - 1)).to(running_var.dtype), momentum)

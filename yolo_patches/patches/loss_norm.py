@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from yolo_patches.plan import Change, Decision
 from yolo_patches.registry import Patch
-from yolo_patches.seams import Facts, Normaliser, Seam, TrainStart
+from yolo_patches.seams import EpochLosses, Facts, Normaliser, Seam, TrainStart
 
 
 class LossNorm(Patch):
@@ -43,13 +43,19 @@ class LossNorm(Patch):
         )
 
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
-        """Handle the seam at which a criterion has its normalisers and has not divided yet."""
-        return {Normaliser: self._average}
+        """Handle the seams at which a criterion is about to divide, and at which its terms are about to be logged."""
+        return {Normaliser: self._average, EpochLosses: self._log}
 
     def verify(self, live: TrainStart) -> bool:
         """At the start: the live criterion comes to the seam. At the end: ranks have been averaged there, too."""
         before, self._started = self._started, True
         return live.normalises and (self._averaged > 0 or not before)
+
+    def _log(self, seam: EpochLosses) -> None:
+        """Log the whole batch's losses: divided by one normaliser, a rank's own are a share and no longer a loss."""
+        from yolo_patches.nn.normaliser import rank_mean
+
+        seam.values, _ = rank_mean(seam.values)
 
     def _average(self, seam: Normaliser) -> None:
         from yolo_patches.nn.normaliser import rank_mean  # where a normaliser is, torch has been imported

@@ -114,15 +114,21 @@ class _Launch:
             arguments.rect = False
         if turn > 0:
             arguments.save_dir = store.get("save_dir").decode()
+            if not arguments.save_dir:
+                raise PatchesError("rank 0 could not start the run; its own output says why")
         if turn > 1:
             store.add("arrived", 1)
             while store.add("arrived", 0) < self.place.world_size - 1:
                 time.sleep(0.02)
-        with stand_ins.no_turns():
-            yield
-        if turn == 0:
-            store.set("save_dir", str(self.trainer.save_dir))
-        elif turn == 1:
+        constructed = False
+        try:
+            with stand_ins.no_turns():
+                yield
+            constructed = True
+        finally:
+            if turn == 0:
+                store.set("save_dir", str(self.trainer.save_dir) if constructed else "")
+        if turn == 1:
             store.add("arrived", 1)
 
     def attach(self) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
 from yolo_patches.run import Run
 from yolo_patches.runtime import ABSENT, environment, runtime
 from yolo_patches.seams import (
+    EpochLosses,
     ModelBuilt,
     Normaliser,
     OptimizerBuilt,
@@ -223,12 +226,20 @@ class _Attachment:
     def _run_callbacks(
         self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        event = inspect.signature(wrapped).bind(*args, **kwargs).arguments["event"]
+        event = args[0] if args else kwargs["event"]
         if self.optimization is not None:
             self.optimization.event(event)
+        if event == "on_train_epoch_end" and self.run.listens(EpochLosses):
+            self._share_losses()
         if event in ("on_train_start", "on_train_end"):
             self._record(announce=event == "on_train_start")
         return wrapped(*args, **kwargs)
+
+    def _share_losses(self) -> None:
+        losses = self.trainer.tloss  # a tensor, or since 8.4.120 a dict
+        terms = list(losses.values()) if isinstance(losses, dict) else [losses]
+        shared = self.run.fire(EpochLosses(torch.cat([term.detach().reshape(-1) for term in terms]))).values
+        self.trainer.tloss = dict(zip(losses, shared)) if isinstance(losses, dict) else shared.reshape(losses.shape)
 
     def _record(self, announce: bool) -> None:
         """Check the live trainer and write the plan: at the start, and at the end for what changed on the way."""
