@@ -92,7 +92,8 @@ def test(arguments: list[str]) -> None:
     run(BIN / "ruff", "format", "--check", ".")
     run(BIN / "ruff", "check", ".")
     run(BIN / "mypy")
-    run(BIN / "python", "-m", "pytest", *arguments, **environment)
+    # A file's tests stay together: several start ranks once for all of them.
+    run(BIN / "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", *arguments, **environment)
 
 
 def main() -> None:
