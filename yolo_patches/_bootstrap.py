@@ -21,8 +21,13 @@ class UpstreamFinder:
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         """Activate the adapter for `fullname` just before its first import; always leave the finding to others."""
         if fullname in self.names:
-            self.names.discard(fullname)  # first: the activation itself may look for the upstream
-            activate(fullname)
+            self.names.discard(fullname)  # first: what follows looks for the upstream, too
+            from importlib.util import find_spec
+
+            if find_spec(fullname) is None:  # somebody only asks whether it is there
+                self.names.add(fullname)
+            else:
+                activate(fullname)
 
 
 def pending() -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from yolo_patches import __version__, registry
@@ -13,9 +14,10 @@ from yolo_patches.selection import parse
 
 
 def watch() -> None:
-    """Let every adapter wrap its upstream, at once or on import, as the start-up hook does; select nothing."""
+    """Let the adapters wrap the upstreams that are installed, at once or on import, as the start-up hook does."""
     for name in registry.upstreams():
-        runtime.watch(name)
+        if find_spec(name) is not None:
+            runtime.watch(name)
 
 
 def apply(spec: Any = "default") -> None:

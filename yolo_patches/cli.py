@@ -119,8 +119,8 @@ def _option(option: Option) -> dict[str, Any]:
 
 
 def _installed(name: str) -> Adapter | None:
-    adapter: Adapter = registry.upstreams()[name]
-    return adapter if find_spec(name) else None
+    adapter: Adapter | None = registry.adapter(name) if find_spec(name) else None
+    return adapter
 
 
 def _doctor(options: argparse.Namespace) -> int:

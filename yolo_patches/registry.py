@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from typing import Any, ClassVar
@@ -72,7 +72,7 @@ def patches() -> Mapping[str, type[Patch]]:
     Raises:
         PatchesError: yolo-patches' own entry points are missing, i.e. it was not installed.
     """
-    found = {name: loaded for name, loaded in _load(PATCHES).items() if _is_patch(name, loaded)}
+    found = {name: loaded for name, loaded in _load(_points(PATCHES)).items() if _is_patch(name, loaded)}
     return dict(sorted(found.items(), key=lambda item: not _is_ours(item[1].__module__)))
 
 
@@ -82,13 +82,19 @@ def specs() -> Mapping[str, Spec]:
 
 
 @cache
-def upstreams() -> Mapping[str, Any]:
-    """Return the registered adapters by the top-level import name that they adapt.
+def upstreams() -> tuple[str, ...]:
+    """Return the top-level import names that the registered adapters adapt, importing none of them.
 
     Raises:
         PatchesError: yolo-patches' own entry points are missing, i.e. it was not installed.
     """
-    return _load(UPSTREAMS)
+    return tuple(dict.fromkeys(point.name for point in _points(UPSTREAMS)))
+
+
+@cache
+def adapter(name: str) -> Any:
+    """Return one of `upstreams()` as an adapter, or None, with a warning, where it is broken."""
+    return _load(point for point in _points(UPSTREAMS) if point.name == name).get(name)
 
 
 def _is_patch(name: str, loaded: Any) -> bool:
@@ -102,14 +108,18 @@ def _is_ours(module: str) -> bool:
     return module.partition(".")[0] == "yolo_patches"
 
 
-def _load(group: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = {}
+def _points(group: str) -> list[metadata.EntryPoint]:
     points = _entry_points(group)
     if not any(_is_ours(point.value.partition(":")[0]) for point in points):
         raise PatchesError(
             "yolo-patches is importable but not installed: its entry points are missing; run 'pip install "
             "yolo-patches' (or 'pip install -e .' in a checkout)"
         )
+    return points
+
+
+def _load(points: Iterable[metadata.EntryPoint]) -> dict[str, Any]:
+    loaded: dict[str, Any] = {}
     for point in points:
         try:
             loaded.setdefault(point.name, point.load())

@@ -79,7 +79,9 @@ class Runtime:
 
         if name in self._wrappings:
             return
-        adapter = registry.upstreams()[name]
+        adapter = registry.adapter(name)
+        if adapter is None:
+            return
         wrapping = self._wrappings[name] = Wrapping()
         for module, install in adapter.hooks().items():
             if name in self._registered:  # wrapt keeps its hooks for good: register once, ask at call time

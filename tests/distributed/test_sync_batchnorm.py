@@ -356,7 +356,7 @@ def check_double_backward(rank, world):
 def measure(rank, world, folder):
     """Be one rank: run every check and write down what it found."""
     store = dist.FileStore(str(folder / f"store of {world}"), world)
-    timeout = datetime.timedelta(seconds=60)
+    timeout = datetime.timedelta(seconds=200)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     results = {}
     for name, check in [(name, check) for name, check in globals().items() if name.startswith("check_")]:
@@ -395,7 +395,7 @@ def folder(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=400)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()

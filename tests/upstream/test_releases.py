@@ -84,7 +84,7 @@ same = all(inspect.signature(wrapped) == inspect.signature(original) for _, _, o
 wrapped = sorted(f"{owner.__name__}.{name}" for owner, name, _, _ in handles)
 import yolo_patches
 from yolo_patches import registry
-missing = {seam.__name__: why for seam, why in registry.upstreams()["ultralytics"].missing().items()}
+missing = {seam.__name__: why for seam, why in registry.adapter("ultralytics").missing().items()}
 yolo_patches.revert()
 restored = all(vars(owner)[name] is original for owner, name, original, _ in handles)
 print(json.dumps([same, restored, missing, wrapped]))
