@@ -19,7 +19,8 @@ def forward(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any
     batch = args[1] if len(args) > 1 else kwargs["batch"]
     denoising = args[4] if len(args) > 4 else kwargs.get("dn_meta")
     own = (sum(batch["gt_groups"]), sum(map(len, denoising["dn_pos_idx"])) if denoising else 0)
-    seam = fire(run, batch["bboxes"].device, *own)
+    boxes, _ = args[0] if args else kwargs["preds"]
+    seam = fire(run, boxes, *own)
     if seam.ranks == 1:
         return wrapped(*args, **kwargs)
     matched, denoised = (max(n, 1) / mean.clamp(min=1 / seam.ranks) for n, mean in zip(own, seam.values))

@@ -39,19 +39,20 @@ def listening() -> Run | None:
     return run if run is not None and torch.is_grad_enabled() and run.listens(Normaliser) else None
 
 
-def fire(run: Run, device: Any, *values: Any) -> Normaliser:
+def fire(run: Run, like: Any, *values: Any) -> Normaliser:
     """Fire one criterion call's normalisers.
 
     Args:
         run: The run.
-        device: Where the loss is computed.
-        values: Scalars. Their types may differ between ranks: under AMP, those of a rank without labels are half.
+        like: A tensor of the device and the type that the loss is computed in.
+        values: Scalars. Their types may differ between ranks: under AMP, those of a rank without labels are half. So
+            they travel as float64, which holds them all.
     """
     import torch
 
-    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # the same on every rank
-    packed = torch.stack([torch.as_tensor(value, device=device).detach().to(dtype) for value in values])
-    seam = run.fire(Normaliser(packed))
+    scalars = [torch.as_tensor(value, device=like.device).detach().double() for value in values]
+    seam = run.fire(Normaliser(torch.stack(scalars)))
+    seam.values = seam.values.to(torch.promote_types(like.dtype, torch.float32))
     fired = _fired.get()
     if fired is not None:
         fired.append(seam)
@@ -72,7 +73,7 @@ def assign(wrapped: Wrapped, assigner: Any, args: Args, kwargs: Kwargs) -> Any:
     if later is not None:
         later.update(scores=total, foreground=foreground)
         return result
-    seam = fire(run, scores.device, total, foreground)
+    seam = fire(run, scores, total, foreground)
     if seam.ranks == 1:
         return result
     return (
@@ -124,5 +125,7 @@ def prompted(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> An
         _fired.reset(token)
     run = listening()
     if run is not None and not fired:
-        fire(run, criterion.vp_criterion.device, 0.0, 0.0)
+        import torch
+
+        fire(run, torch.zeros((), device=criterion.vp_criterion.device), 0.0, 0.0)
     return result

@@ -64,7 +64,7 @@ def pose26(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
         deferred.reset(token)
     term = own["likelihood"]
     likelihood, floored = (0.0, False) if term is None else (term.detach() * own["visible"], term.floored)
-    seam = fire(run, loss.device, own["scores"], own["foreground"], own["visible"], likelihood, floored)
+    seam = fire(run, loss, own["scores"], own["foreground"], own["visible"], likelihood, floored)
     scores, foreground, visible, likelihood, floored = seam.values
     one = 1 / seam.ranks
     factors = {
