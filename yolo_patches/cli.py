@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--model", default="yolo11n.yaml", help="a model file (default: %(default)s)")
     verify.add_argument("--world-size", type=int, default=2, help="number of ranks (default: %(default)s)")
+    verify.add_argument("--optimizer", default="SGD", help="upstream's name of it (default: %(default)s)")
     run = commands.add_parser("run", parents=[as_json], help="run a script with the patches active")
     run.add_argument("--patches", default="default", help="e.g. all,-val-batch (default: %(default)s)")
     run.add_argument("script", help="a Python file")
@@ -141,7 +142,7 @@ def _verify(options: argparse.Namespace) -> int:
         raise PatchesError("verify trains with the installed upstream, and there is none; install ultralytics")
     from yolo_patches.verify import verify
 
-    result = verify(options.model, options.world_size)
+    result = verify(options.model, options.world_size, options.optimizer)
     if options.json:
         print(json.dumps(result, indent=2))
         return 0 if result["holds"] else 1

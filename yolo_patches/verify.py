@@ -20,11 +20,20 @@ from yolo_patches.errors import PatchesError
 
 #: What is compared -> largest relative error that counts as equal (DESIGN: gradient 1e-10, statistics 1e-12).
 LIMITS: Mapping[str, float] = {"gradient": 1e-10, "BatchNorm statistics": 1e-12, "trajectory": 1e-8}
-PATCHES = {"upstream": "torchrun", "patched": "torchrun,sync-bn,loss-norm"}
+#: gloo on CUDA as well: NCCL refuses ranks that share a GPU.
+PATCHES = {"upstream": "torchrun:backend=gloo", "patched": "torchrun:backend=gloo,sync-bn,loss-norm"}
+WORKER = ["-m", "yolo_patches.upstreams.ultralytics.proof"]
 TASKS = {"seg": "segment", "pose": "pose", "obb": "obb"}
 
 
-def verify(model: str, world_size: int, optimizer: str = "SGD", steps: int = 6) -> dict[str, Any]:
+def verify(
+    model: str,
+    world_size: int,
+    optimizer: str = "SGD",
+    steps: int = 6,
+    device: str = "cpu",
+    dtype: str = "float64",
+) -> dict[str, Any]:
     """Measure, and judge by `LIMITS`.
 
     Args:
@@ -32,10 +41,12 @@ def verify(model: str, world_size: int, optimizer: str = "SGD", steps: int = 6) 
         world_size: Number of ranks, at least 2.
         optimizer: Upstream's name of it.
         steps: Optimizer steps of the trajectory.
+        device: "cpu" or "cuda", where all ranks share one GPU.
+        dtype: What is computed in; `LIMITS` are meant for float64.
 
     Returns:
-        model, world_size, errors: {"upstream": {what: relative error}, "patched": ...}, limits, and holds: whether
-        every error of "patched" is within its limit.
+        model, world_size, optimizer, errors: {"upstream": {what: relative error}, "patched": ...}, limits, and holds:
+        whether every error of "patched" is within its limit.
 
     Raises:
         PatchesError: The arguments are not valid, or a training failed.
@@ -55,7 +66,8 @@ def verify(model: str, world_size: int, optimizer: str = "SGD", steps: int = 6) 
             *((run, world_size, spec) for run, spec in PATCHES.items()),
         ):
             seed = 1 if ranks == 1 else 0  # so that the one process draws the weights that rank 0 draws
-            job = Job(model, data, str(folder / f"{run}.pt"), spec, batch, optimizer, steps, seed)
+            out = str(folder / f"{run}.pt")
+            job = Job(model, data, out, spec, batch, optimizer, steps, seed, device, dtype)
             _start(json.dumps(asdict(job)), ranks, folder)
             runs[run] = _load(job.out)
     errors = {run: _errors(runs[run], runs["one"]) for run in PATCHES}
@@ -71,7 +83,7 @@ def verify(model: str, world_size: int, optimizer: str = "SGD", steps: int = 6) 
 
 def _start(job: str, ranks: int, folder: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "yolo_patches.upstreams.ultralytics.proof", job]
+    command = [sys.executable, *launcher, *WORKER, job]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -28,10 +28,13 @@ from yolo_patches.selection import parse
 from yolo_patches.upstreams.ultralytics.facts import NORMALISERS, version
 
 SIZE, CLASSES = 64, 4
+#: End of a model's name -> its class and task. The last two came with later releases.
 KINDS = {
-    "seg": (tasks.SegmentationModel, "segment"),
-    "pose": (tasks.PoseModel, "pose"),
-    "obb": (tasks.OBBModel, "obb"),
+    "seg": ("SegmentationModel", "segment"),
+    "pose": ("PoseModel", "pose"),
+    "obb": ("OBBModel", "obb"),
+    "sem": ("SemanticSegmentationModel", "semantic"),
+    "depth": ("DepthModel", "depth"),
 }
 
 
@@ -62,6 +65,12 @@ def global_batch(task, counts):
     if task == "pose":
         visible = (uniform(total, 17, 1) < 0.7) * 2.0
         batch["keypoints"] = torch.cat((uniform(total, 17, 2), visible), 2)
+    if task == "semantic":
+        batch["semantic_mask"] = torch.randint(CLASSES, (len(counts), SIZE, SIZE), generator=generator)
+        for image, boxed in enumerate(counts):  # an image with few boxes has many pixels that count for nothing
+            batch["semantic_mask"][image, : SIZE // (boxed + 1)] = 255
+    if task == "depth":
+        batch["depth"] = uniform(len(counts), SIZE, SIZE, low=1, high=9)
     if task == "segment":
         cells = SIZE // 4
         batch["masks"], batch["sem_masks"] = torch.zeros(2, len(counts), cells, cells)
@@ -89,10 +98,15 @@ def shard(batch):
 
 def build(name):
     """Return a model with fixed weights in float64, and its task."""
-    cls, task = KINDS.get(name.rpartition("-")[2], (tasks.DetectionModel, "detect"))
+    kind, task = KINDS.get(name.rpartition("-")[2], ("DetectionModel", "detect"))
+    if name.startswith("rtdetr"):
+        kind = "RTDETRDetectionModel"
     torch.manual_seed(0)
-    model = cls(f"{name}.yaml", nc=CLASSES, verbose=False).double().train()
+    model = getattr(tasks, kind)(f"{name}.yaml", nc=CLASSES, verbose=False).double().train()
     model.args = get_cfg(overrides={"task": task})
+    if name.startswith("rtdetr"):
+        # As many queries as such small images have room for, and no denoising: its noise is drawn by each rank.
+        model.model[-1].num_queries, model.model[-1].num_denoising = 40, 0
     # As after some training: at its first weights a head predicts boxes larger than these images, which overlap so
     # little that the target scores sum to less than 1 and every rank divides by 1.
     head = model.model[-1]
@@ -128,7 +142,7 @@ class Calls:
 def start(task):
     """Return a run with loss-norm and nothing else, as the trainer would start it."""
     ranks = dist.get_world_size()
-    facts = Facts("ultralytics", version(), task, ranks, ranks, 2, normaliser=NORMALISERS[task])
+    facts = Facts("ultralytics", version(), task, ranks, ranks, 2, normaliser=NORMALISERS.get(task, ""))
     return Run(facts, parse("loss-norm", registry.specs()), {})
 
 

@@ -29,11 +29,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules._functions import SyncBatchNorm as NativeFunction
 
-from yolo_patches.nn import sync_batchnorm
+from yolo_patches.nn import neighbours, sync_batchnorm
 from yolo_patches.nn.sync_batchnorm import SyncBatchNorm1d, SyncBatchNorm2d, SyncBatchNorm3d, convert, revert
 
 ROOT = Path(__file__).resolve().parents[2]
-WORLDS = (2, 4)
+#: Numbers of ranks, and whether they talk over sockets or, as ranks of several machines do, through gloo.
+WORLDS = ((2, "near"), (2, "far"), (4, "near"), (4, "far"))
 CHANNELS = 6
 SHARDS = {  # what rank r holds: batch size and spatial size
     "equal": lambda r: (4, 6, 6),
@@ -206,15 +207,21 @@ def check_plain_modes(rank, world):
 
 
 def check_collectives(rank, world):
-    """Number of collectives that a net of three layers starts, as the process group numbers them."""
+    """Number of collectives that a net of three layers starts: the process group's, and exchanges over sockets."""
     layers = [(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.SiLU(inplace=True)) for _ in range(3)]
     net = nn.Sequential(*[module for layer in layers for module in layer])
     convert(net)
 
+    sent, send = [], neighbours.Neighbours.send
+    neighbours.Neighbours.send = lambda self, message: sent.append(send(self, message))
+
+    def started():
+        return dist.group.WORLD._get_sequence_number_for_group() + len(sent)
+
     def collectives(function):
-        before = dist.group.WORLD._get_sequence_number_for_group()
+        before = started()
         result = function()
-        return dist.group.WORLD._get_sequence_number_for_group() - before, result
+        return started() - before, result
 
     x = torch.randn(2, 3, 4, 4)
     forward, y = collectives(lambda: net(x))
@@ -226,13 +233,35 @@ def check_collectives(rank, world):
     convert(first)
     data = first(x).sum()  # the input needs no gradient, so there is nothing to synchronise in the backward pass
     data_backward, _ = collectives(data.backward)
+    neighbours.Neighbours.send = send
     return {
+        "sent": len(sent),
         "all_reduce": collectives(lambda: dist.all_reduce(x))[0],  # the count counts
         "forward": forward,
         "backward": backward,
         "no_grad": no_grad,
         "eval": evaluation,
         "backward to data": data_backward,
+    }
+
+
+def check_routes(rank, world):
+    """Connections that every rank has, or none; and a message that is too long for them."""
+    here, listen = neighbours._connect(dist.group.WORLD), neighbours._listen
+    here.send(torch.full((3,), float(rank)))
+    rows = here.receive(torch.full((3,), float(rank)))
+    here.close()
+    if rank == world - 1:
+        neighbours._listen = lambda *_: None
+    none = neighbours._connect(dist.group.WORLD)
+    neighbours._listen = listen
+    long = torch.ones(neighbours.LONGEST // 4 + 1)
+    gathered = sync_batchnorm._Gathered(long, dist.group.WORLD, world).wait()
+    return {
+        "near": here is not None,
+        "one cannot": none,
+        "sum": rows[:, 0].sum().item(),
+        "long": gathered.sum(0)[0].item(),
     }
 
 
@@ -353,12 +382,14 @@ def check_double_backward(rank, world):
     return None
 
 
-def measure(rank, world, folder):
+def measure(rank, world, route, folder):
     """Be one rank: run every check and write down what it found."""
-    store = dist.FileStore(str(folder / f"store of {world}"), world)
+    if route == "far":
+        sync_batchnorm.neighbours = lambda group: None
+    store = dist.FileStore(str(folder / f"store of {world} {route}"), world)
     timeout = datetime.timedelta(seconds=200)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
-    results = {}
+    results = {"route": route}
     for name, check in [(name, check) for name, check in globals().items() if name.startswith("check_")]:
         torch.manual_seed(rank)
         try:
@@ -376,7 +407,7 @@ def measure(rank, world, folder):
     group = weakref.ref(dist.group.WORLD)
     dist.destroy_process_group()
     results["group outlives"] = graph.grad_fn is not None and group() is not None
-    (folder / f"{rank} of {world}.json").write_text(json.dumps(results))
+    (folder / f"{rank} of {world} {route}.json").write_text(json.dumps(results))
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
@@ -387,7 +418,7 @@ def folder(tmp_path_factory):
     """Where the ranks have left their results."""
     folder = tmp_path_factory.mktemp("ranks")
     process = subprocess.Popen(
-        [sys.executable, __file__, str(folder), *map(str, WORLDS)],
+        [sys.executable, __file__, str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -404,10 +435,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=WORLDS, ids="{} ranks".format)
+@pytest.fixture(params=WORLDS, ids=lambda world: f"{world[0]} ranks, {world[1]}")
 def ranks(request, folder):
     """What each of the ranks found."""
-    return [json.loads((folder / f"{rank} of {request.param}.json").read_text()) for rank in range(request.param)]
+    world, route = request.param
+    return [json.loads((folder / f"{rank} of {world} {route}.json").read_text()) for rank in range(world)]
 
 
 @pytest.mark.parametrize("case", FLOAT64)
@@ -452,7 +484,14 @@ def test_unsynchronised_modes_are_plain_batchnorm(ranks):
 
 def test_one_collective_for_each_layer_and_pass(ranks):
     expected = {"all_reduce": 1, "forward": 3, "backward": 3, "no_grad": 0, "eval": 0, "backward to data": 0}
-    assert all(rank["collectives"] == expected for rank in ranks)
+    assert [rank["collectives"] for rank in ranks] == [
+        {"sent": 7 if rank["route"] == "near" else 0, **expected} for rank in ranks
+    ]
+
+
+def test_ranks_agree_on_the_route(ranks):
+    for rank in ranks:
+        assert rank["routes"] == {"near": True, "one cannot": None, "sum": sum(range(len(ranks))), "long": len(ranks)}
 
 
 @pytest.mark.parametrize("width", ["mixed", "all"])
@@ -625,5 +664,6 @@ if __name__ == "__main__":
     # Ranks are forks of this process, so that torch, and what DistributedDataParallel imports of it, is imported once.
     torch.set_num_threads(1)
     importlib.import_module("torch._dynamo")
-    for world_size in map(int, sys.argv[2:]):
-        torch.multiprocessing.start_processes(measure, (world_size, Path(sys.argv[1])), world_size, start_method="fork")
+    for world_size, route in WORLDS:
+        arguments = (world_size, route, Path(sys.argv[1]))
+        torch.multiprocessing.start_processes(measure, arguments, world_size, start_method="fork")

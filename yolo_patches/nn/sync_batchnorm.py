@@ -16,6 +16,7 @@ Re-entrant activation checkpointing, whose first pass runs without gradients, is
 
 from __future__ import annotations
 
+import time
 from typing import Any, Optional, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -24,6 +25,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as _NativeSyncBatchNorm  # the kernels of nn.SyncBatchNorm
+
+from yolo_patches.nn.neighbours import AWAKE, LONGEST, neighbours, yield_cpu
 
 __all__ = ["SyncBatchNorm1d", "SyncBatchNorm2d", "SyncBatchNorm3d", "convert", "revert"]
 
@@ -232,16 +235,27 @@ class _SyncBatchNormCPU(torch.autograd.Function):
 class _Gathered:
     """The equally long messages of all ranks, one a row, on their way.
 
-    Sent as an all-to-all of copies, the quickest that gloo has for messages of this size: 60 us at 2 ranks and 240 us
-    at 4, where all_gather takes 100 and 500 us, and all_reduce 140 and 740 us.
+    Over sockets among the ranks of one machine. Else as an all-to-all of copies, the quickest that gloo has for
+    messages of this size: where it takes 60 us, all_gather takes 100 us and all_reduce 140.
     """
 
     def __init__(self, message: Tensor, group: Any, world_size: int) -> None:
+        self._message = message
+        near = neighbours(group)
+        self._near = near if message.numel() * message.element_size() <= LONGEST else None
+        if self._near is not None:
+            self._near.send(message)
+            return
         self._copies = message.repeat(world_size, 1)
         self._rows = torch.empty_like(self._copies)
         self._work: Any = dist.all_to_all_single(self._rows, self._copies, group=group, async_op=True)
 
     def wait(self) -> Tensor:
+        if self._near is not None:
+            return self._near.receive(self._message)
+        until = time.monotonic() + AWAKE
+        while not self._work.is_completed() and time.monotonic() < until:
+            yield_cpu()
         self._work.wait()
         return self._rows
 

@@ -1,4 +1,4 @@
-"""One training of `yolo-patches verify`: a real trainer in float64, as one process or as one rank of several.
+"""One training of `yolo-patches verify`: a real trainer, as one process or as one rank of several.
 
     python -m yolo_patches.upstreams.ultralytics.proof JOB      (JOB: the fields of `Job` as JSON)
 
@@ -34,6 +34,8 @@ class Job:
         optimizer: Upstream's name of it.
         steps: Optimizer steps.
         seed: Upstream's seed; it adds the rank to it, and counts a process without ranks as -1.
+        device: "cpu" or "cuda".
+        dtype: Of model and images, "float64" or "float32".
     """
 
     model: str
@@ -44,6 +46,8 @@ class Job:
     optimizer: str
     steps: int
     seed: int
+    device: str
+    dtype: str
 
 
 def make_data(folder: Path, task: str, images: int) -> Path:
@@ -102,7 +106,7 @@ def train(job: Job) -> None:
 
     def state(module: Any, kinds: str) -> torch.Tensor:
         tensors = module.named_parameters() if kinds == "parameters" else module.named_buffers()
-        return torch.cat([t.detach().double().flatten() for name, t in tensors if "num_batches" not in name])
+        return torch.cat([t.detach().double().cpu().flatten() for name, t in tensors if "num_batches" not in name])
 
     def on_pretrain_routine_end(trainer: Any) -> None:
         step = trainer.optimizer_step
@@ -110,9 +114,8 @@ def train(job: Job) -> None:
         def observed() -> None:
             model = getattr(trainer.model, "module", trainer.model)
             if not seen["step"]:
-                seen["gradient"] = torch.cat(
-                    [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-                ).clone()
+                grads = [p.grad for p in model.parameters() if p.grad is not None]
+                seen["gradient"] = torch.cat([grad.double().cpu().flatten() for grad in grads])
                 seen["statistics"] = state(model, "buffers")
             step()
             seen["step"] += 1
@@ -132,7 +135,7 @@ def train(job: Job) -> None:
     )
     with contextlib.suppress(Finished):
         yolo.train(
-            trainer=_in_float64(yolo._smart_load("trainer")),
+            trainer=_computing_in(getattr(torch, job.dtype), yolo._smart_load("trainer")),
             data=job.data,
             project=str(Path(job.out).parent),
             name=Path(job.out).stem,
@@ -143,7 +146,6 @@ def train(job: Job) -> None:
             epochs=200,
             optimizer=job.optimizer,
             seed=job.seed,
-            device="cpu",
             amp=False,
             val=False,
             save=False,
@@ -151,6 +153,7 @@ def train(job: Job) -> None:
             verbose=False,
             workers=0,
             **augmentation,
+            **({"device": "cpu"} if job.device == "cpu" else {}),
         )
     if RANK in {-1, 0}:
         torch.save(seen, job.out)
@@ -159,17 +162,17 @@ def train(job: Job) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _in_float64(owner: type) -> type:
-    """Return a trainer class whose model and images are float64: rounding then hides nothing."""
+def _computing_in(dtype: Any, owner: type) -> type:
+    """Return a trainer class whose model and images have a type; where it is float64, rounding hides nothing."""
 
     class Trainer(owner):  # type: ignore[misc]
         def set_model_attributes(self) -> None:
             super().set_model_attributes()
-            self.model.double()
+            self.model.to(dtype)
 
         def preprocess_batch(self, batch: Any) -> Any:
             batch = super().preprocess_batch(batch)
-            return {**batch, "img": batch["img"].double()}
+            return {**batch, "img": batch["img"].to(dtype)}
 
     return Trainer
 
