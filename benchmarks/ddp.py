@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: gloo on CUDA as well: NCCL refuses ranks that share a GPU.
 SELECTIONS = {name: f"{spec},torchrun:backend=gloo" for name, spec in
               {"upstream": "none", "sync-bn": "sync-bn", "all": "all"}.items()}  # fmt: skip
-#: What sync-bn and loss-norm call. DistributedDataParallel's own reduction is C++ and the same for all selections.
+#: What sync-bn and loss-norm call, beside their exchange over sockets. DistributedDataParallel's own reduction is in
+#: C++ and the same for all selections.
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "_all_gather_base", "all_to_all_single")
 WARM = 4  # steps that are not counted
 
@@ -41,6 +42,8 @@ def worker(job: dict[str, Any]) -> None:
     yolo_patches.api.watch()
     from ultralytics import YOLO
 
+    from yolo_patches.nn.neighbours import Neighbours
+
     torch.set_num_threads(1)
     calls, times = [0], []
 
@@ -54,6 +57,7 @@ def worker(job: dict[str, Any]) -> None:
     for name in COLLECTIVES:
         if hasattr(dist, name):
             setattr(dist, name, counted(getattr(dist, name)))
+    Neighbours.send = counted(Neighbours.send)  # type: ignore[method-assign]
 
     def begin(trainer: Any) -> None:
         if job["device"] == "cuda":

@@ -50,9 +50,13 @@ def test_losses_of_1_2_and_4_ranks(version, release, python, digits, tmp_path):
     print(f"{version}: one process {one[4]}, 4 ranks {shared[4]}, 2 ranks of upstream {upstream[4]}")
 
 
-@pytest.mark.parametrize(("model", "optimizer"), [("yolo26n.yaml", "SGD"), ("yolo11n-seg.yaml", "AdamW")])
+@pytest.mark.parametrize(("model", "optimizer"), [("yolo26n.yaml", "SGD"), ("yolov8n-seg.yaml", "AdamW")])
 def test_verify(python, model, optimizer):
-    """Gradient, statistics, and six steps with accumulation, clip, EMA and warm-up."""
+    """Gradient, statistics, and six steps with accumulation, clip, EMA and warm-up.
+
+    AdamW divides each element by its own magnitude: of a model whose box head has hardly a gradient at first, yolo11n,
+    it makes 5e-8 of a gradient that differs by 9e-13.
+    """
     words = ("--model", model, "--optimizer", optimizer)
     done = python("-m", "yolo_patches", "verify", *words, "--json", timeout=600)
     result = json.loads(done.stdout)

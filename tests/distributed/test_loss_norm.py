@@ -26,7 +26,8 @@ def case(name, layouts, variants=BOTH, **options):
 # Four ranks on two cores are slow: there, each model takes one of the layouts in turn.
 MODELS = DETECT + OTHERS
 MATRIX = {
-    2: [case(name, LAYOUTS) for name in MODELS] + [case("yolov8n", ("one box",))],
+    2: [case(name, LAYOUTS) for name in MODELS]
+    + [case("yolov8n", ("one box",)), case("rtdetr-l", ("skewed", "one rank"), ddp=False)],
     4: [case(name, LAYOUTS[index % 4 :][:1], images=1) for index, name in enumerate(MODELS)]
     + [case("yolo11n", ("one box",), images=1)],
 }
