@@ -1,0 +1,50 @@
+"""YOLOv9 (WongKinYiu/yolov9), a checkout or an installed package: its scripts and their heads."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+
+from yolo_patches.upstreams.scripts.adapter import Scripts
+from yolo_patches.upstreams.scripts.layout import Layout, Task
+from yolo_patches.upstreams.scripts.session import Session
+
+LAYOUT = Layout(
+    "yolov9",
+    scripts={
+        "train_dual.py": "detect",
+        "train.py": "detect",
+        "train_triple.py": "detect",
+        "segment/train.py": "segment",
+        "segment/train_dual.py": "segment",
+        "panoptic/train.py": "panoptic",
+    },
+    tasks={
+        "detect": Task(
+            "utils.dataloaders",
+            ("utils.loss_tal", "utils.loss_tal_dual", "utils.loss_tal_triple"),
+            "utils.tal.assigner",
+        ),
+        "segment": Task(
+            "utils.segment.dataloaders",
+            ("utils.segment.loss_tal", "utils.segment.loss_tal_dual"),
+            "utils.segment.tal.assigner",
+        ),
+        "panoptic": Task("utils.panoptic.dataloaders", ("utils.panoptic.loss_tal",), "utils.panoptic.tal.assigner"),
+    },
+    normaliser="target score sum",
+)
+
+
+def install(session: Session, name: str, module: ModuleType) -> None:
+    """Wrap the criteria, or the assigner, of one module."""
+    from yolo_patches.upstreams.scripts import criteria, functions
+
+    if name.endswith(".assigner"):
+        if "forward" in vars(getattr(module, "TaskAlignedAssigner", object)):
+            session.wrapping.wrap(module.TaskAlignedAssigner, "forward", criteria.assign)
+    else:
+        criteria.install(module, session.wrapping, criteria.compute, partial(functions.started, session))
+
+
+ADAPTER = Scripts(LAYOUT, __name__)
