@@ -161,12 +161,13 @@ class Normaliser(Seam):
         values: This rank's normalisers of one criterion call, as one vector; a patch may replace it by their mean over
             the ranks.
         ranks: The number of ranks that `values` is the mean of.
-        floor: The least that the whole batch's normaliser may be, where upstream sets no limit; a patch may raise it.
+        instead: What a normaliser of the whole batch is taken for where it is zero; 0 where upstream has a floor of its
+            own, or divides by zero. A patch may replace it.
     """
 
     values: Any
     ranks: int = 1
-    floor: float = 0.0
+    instead: float = 0.0
 
 
 @dataclass

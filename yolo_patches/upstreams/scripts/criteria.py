@@ -63,7 +63,8 @@ class Branches:
         seam = fire(self.run, [shard.truth for shard in self._open])
         self.ranks = seam.ranks
         for shard, mean in zip(self._open, seam.values):
-            shard.average, shard.ranks = mean.clamp(min=seam.floor / seam.ranks), seam.ranks
+            shard.average = mean if mean or not seam.instead else torch.full_like(mean, seam.instead / seam.ranks)
+            shard.ranks = seam.ranks
         self._open = []
 
 
