@@ -35,13 +35,20 @@ class Scripts(Adapter):
 
     Args:
         layout: Of the upstream.
-        criteria: Name of the module that wraps its criteria: imported with torch, i.e. late.
+        install: Wraps what is in one of the criteria's modules, or the assigner's, given its name in a checkout.
+        floored: Tells whether a criterion's class keeps its normaliser away from zero.
     """
 
-    def __init__(self, layout: Layout, criteria: str) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        install: Callable[[Session, str, ModuleType], None],
+        floored: Callable[[type], bool],
+    ) -> None:
         self.name = layout.name  # type: ignore[misc]
         self.layout = layout
-        self._criteria = criteria
+        self._install = install
+        self._floored = floored
         self._sessions: dict[Path, Session] = {}
 
     def hooks(self) -> Mapping[str, Callable[[ModuleType, Wrapping], None]]:
@@ -143,7 +150,7 @@ class Scripts(Adapter):
         functions.install(session, name, module)
         for task in self.layout.tasks.values():
             if name in task.criteria or name == task.assigner:
-                import_module(self._criteria).install(session, name, module)
+                self._install(session, name, module)
                 break
         if name == "utils.torch_utils":
             wrapping.wrap(module, "select_device", functools.partial(self._select_device, session))
@@ -180,7 +187,7 @@ class Scripts(Adapter):
         if session.module is not module:  # imported by a command that had imported the rest before
             session.script, session.module = script, module
             self._into_script(session)
-        session.wrapping.wrap(module, "train", train(session))
+        session.wrapping.wrap(module, "train", train(session, self._floored))
         with suppress(AttributeError, KeyError):
             session.wrapping.wrap(module.validate, "run", functools.partial(functions.validate, session))
 

@@ -46,12 +46,14 @@ class Layout:
         scripts: Training scripts, from the root -> task.
         tasks: The tasks by name.
         normaliser: What a rank's loss is divided by, in words.
+        methods: What the wrappers need of a criterion.
     """
 
     name: str
     scripts: Mapping[str, str]
     tasks: Mapping[str, Task]
     normaliser: str
+    methods: tuple[str, ...]
 
     def modules(self) -> tuple[str, ...]:
         """Return every module in which something is replaced, as a checkout names it."""
@@ -77,8 +79,10 @@ class Layout:
         wanted = {**FUNCTIONS, task.loaders: {"create_dataloader": LOADER}}
         found = {module: _lacking(root, module, functions) for module, functions in wanted.items()}
         found["script"] = _script_lacks(root / script)
+        methods = {f"ComputeLoss.{method}": () for method in self.methods}
+        found["criteria"] = [line for module in task.criteria for line in _lacking(root, module, methods)]
         if task.assigner:
-            found[task.assigner] = _lacking(root, task.assigner, {"TaskAlignedAssigner.forward": ()})
+            found["criteria"] += _lacking(root, task.assigner, {"TaskAlignedAssigner.forward": ()})
         return {module: why for module, why in found.items() if why}
 
 

@@ -131,14 +131,21 @@ class Session:
         except PatchesError as error:
             if forecasting.get():
                 raise
-            if not self.script:  # it does not train: what it was given for training is no concern of it
+            if (
+                not self.script and not self._is_command()
+            ):  # it does not train: what it was given for training is no concern of it
                 return NONE
             fail(error)
         return parse("default", registry.specs()) if chosen is None else chosen
 
     def _is_command(self) -> bool:
-        """Return whether this process is `yolov5 train`, the command of the installed package."""
-        return Path(sys.argv[0]).stem == self.layout.name and "train" in sys.argv[1:3]
+        """Return whether this process is `yolov5 train`, or `python -m yolov5.train`, of an installed package.
+
+        While `python -m` looks its module up, argv[0] is "-m", and only orig_argv (Python 3.10) names the module.
+        """
+        scripts = {f"{self.layout.name}.{script[:-3].replace('/', '.')}" for script in self.layout.scripts}
+        by_name = sys.argv[:1] == ["-m"] and not scripts.isdisjoint(getattr(sys, "orig_argv", ()))
+        return by_name or (Path(sys.argv[0]).stem == self.layout.name and "train" in sys.argv[1:3])
 
 
 def _local(name: str) -> Path:

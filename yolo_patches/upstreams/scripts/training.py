@@ -27,7 +27,7 @@ from yolo_patches.seams import (
     WarmUp,
 )
 from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams.scripts import criteria, stand_ins
+from yolo_patches.upstreams.scripts import stand_ins
 from yolo_patches.upstreams.scripts.layout import Layout
 from yolo_patches.upstreams.scripts.session import Session, fail, forecasting
 
@@ -140,13 +140,18 @@ class Training:
             logger.warning(f"WARNING yolo-patches: {line}")
 
 
-def train(session: Session) -> Call:
-    """Return the wrapper of a script's `train()`; while it runs, it is the session's training."""
+def train(session: Session, floored: Callable[[type], bool]) -> Call:
+    """Return the wrapper of a script's `train()`; while it runs, it is the session's training.
+
+    Args:
+        session: The script's.
+        floored: Tells whether a criterion's class keeps its normaliser away from zero.
+    """
 
     def wrapper(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = inspect.signature(wrapped).bind(*args, **kwargs)
         try:
-            run = _decide(session, call.arguments["hyp"], call.arguments["opt"])
+            run = _decide(session, call.arguments["hyp"], call.arguments["opt"], floored)
         except PatchesError as error:
             if forecasting.get():
                 raise
@@ -174,11 +179,12 @@ def train(session: Session) -> Call:
     return wrapper
 
 
-def _decide(session: Session, hyp: Any, opt: Any) -> Run:
+def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool]) -> Run:
     selection = runtime.selection()
     if selection is None:
         selection = _unasked(opt)
-    return Run(facts(session, hyp, opt), selection, missing(session.layout, session.root, session.script))
+    known = facts(session, hyp, opt, floored(vars(session.module)["ComputeLoss"]))
+    return Run(known, selection, missing(session.layout, session.root, session.script))
 
 
 def _unasked(opt: Any) -> Selection:
@@ -189,16 +195,16 @@ def _unasked(opt: Any) -> Selection:
     return NONE if recorded is None else parse(recorded, registry.specs(), f"{FILE_NAME} of the resumed run")
 
 
-def facts(session: Session, hyp: Any, opt: Any) -> Facts:
+def facts(session: Session, hyp: Any, opt: Any, floored: bool) -> Facts:
     """Return the facts of a run.
 
     Args:
         session: The script's.
         hyp: Hyperparameters, or the file that holds them.
         opt: The script's parsed arguments.
+        floored: Whether its criterion keeps its normaliser away from zero.
     """
     layout, world_size = session.layout, int(os.getenv("WORLD_SIZE", "1"))
-    criterion = vars(session.module).get("ComputeLoss", type)
     return Facts(
         upstream=layout.name,
         version=version(layout, session.root),
@@ -212,7 +218,7 @@ def facts(session: Session, hyp: Any, opt: Any) -> Facts:
         optimizer=opt.optimizer,
         model=Path(str(opt.cfg)).stem,
         scratch=not str(opt.weights).endswith(".pt"),
-        floored=criteria.floored(criterion) if layout.tasks[layout.scripts[session.script]].assigner else True,
+        floored=floored,
         own_sync_bn="--sync-bn" if opt.sync_bn else "",
         own_ranks=True,
         gaps=stand_ins.gaps(),
@@ -249,7 +255,7 @@ SOURCES: Mapping[type[Seam], tuple[str, ...]] = {
     OptimizerBuilt: ("utils.torch_utils", "utils.autobatch"),
     OptimizerRestored: ("utils.torch_utils",),
     OptimizerStep: ("script", "utils.torch_utils"),
-    TrainStart: ("script", "utils.torch_utils"),
+    TrainStart: ("script", "utils.torch_utils", "criteria"),
 }
 
 
@@ -261,7 +267,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         **SOURCES,
         ValLoader: (task.loaders, "script"),
         WarmUp: (task.loaders, "script"),
-        Normaliser: (task.assigner,),
+        Normaliser: ("criteria",),
     }
     found = {seam: [line for source in where for line in defects.get(source, ())] for seam, where in sources.items()}
     return {seam: "; ".join(why) for seam, why in found.items() if why}

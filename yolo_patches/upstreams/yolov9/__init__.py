@@ -33,18 +33,27 @@ LAYOUT = Layout(
         "panoptic": Task("utils.panoptic.dataloaders", ("utils.panoptic.loss_tal",), "utils.panoptic.tal.assigner"),
     },
     normaliser="target score sum",
+    methods=("__init__", "__call__"),
 )
 
 
 def install(session: Session, name: str, module: ModuleType) -> None:
     """Wrap the criteria, or the assigner, of one module."""
-    from yolo_patches.upstreams.scripts import criteria, functions
+    from yolo_patches.upstreams.scripts import functions
+    from yolo_patches.upstreams.scripts.criteria import wrap
+    from yolo_patches.upstreams.yolov9 import criteria
 
     if name.endswith(".assigner"):
         if "forward" in vars(getattr(module, "TaskAlignedAssigner", object)):
             session.wrapping.wrap(module.TaskAlignedAssigner, "forward", criteria.assign)
     else:
-        criteria.install(module, session.wrapping, criteria.compute, partial(functions.started, session))
+        wrap(module, session.wrapping, criteria.compute, partial(functions.started, session))
 
 
-ADAPTER = Scripts(LAYOUT, __name__)
+def floored(criterion: type) -> bool:
+    """Return whether a criterion keeps its normaliser away from zero: it does so with the builtin `max`, or not."""
+    function = getattr(criterion.__call__, "__wrapped__", criterion.__call__)
+    return "max" in function.__code__.co_names
+
+
+ADAPTER = Scripts(LAYOUT, install, floored)
