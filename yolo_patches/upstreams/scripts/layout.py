@@ -29,11 +29,13 @@ class Task:
     Attributes:
         loaders: Module of `create_dataloader`.
         criteria: Modules of its criteria, classes named ComputeLoss...
+        normaliser: What a rank's loss is divided by, in words.
         assigner: Module of TaskAlignedAssigner, where there is one.
     """
 
     loaders: str
     criteria: tuple[str, ...]
+    normaliser: str
     assigner: str = ""
 
 
@@ -45,14 +47,12 @@ class Layout:
         name: Its name, which is that of its installed package.
         scripts: Training scripts, from the root -> task.
         tasks: The tasks by name.
-        normaliser: What a rank's loss is divided by, in words.
         methods: What the wrappers need of a criterion.
     """
 
     name: str
     scripts: Mapping[str, str]
     tasks: Mapping[str, Task]
-    normaliser: str
     methods: tuple[str, ...]
 
     def modules(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import wrapt
+
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
@@ -113,7 +115,7 @@ class Training:
         """Check the live objects and write the plan: everything is built, the criterion last."""
         self._restore()
         self.model = model
-        self.normalises = type(criterion).__call__.__class__.__name__ == "FunctionWrapper"
+        self.normalises = isinstance(vars(type(criterion)).get("__call__"), wrapt.FunctionWrapper)
         self.record(announce=True)
 
     def record(self, announce: bool = False) -> None:
@@ -212,7 +214,7 @@ def facts(session: Session, hyp: Any, opt: Any, floored: bool) -> Facts:
         world_size=world_size,
         global_batch=opt.batch_size,
         val_batch_factor=2,
-        normaliser=layout.normaliser,
+        normaliser=layout.tasks[layout.scripts[session.script]].normaliser,
         nbs=NBS,
         lr0=float(_hyperparameters(hyp)["lr0"]),
         optimizer=opt.optimizer,

@@ -9,14 +9,14 @@ from yolo_patches.upstreams.scripts.adapter import Scripts
 from yolo_patches.upstreams.scripts.layout import Layout, Task
 from yolo_patches.upstreams.scripts.session import Session
 
+NORMALISER = "matched target count of each layer"
 LAYOUT = Layout(
     "yolov5",
     scripts={"train.py": "detect", "segment/train.py": "segment"},
     tasks={
-        "detect": Task("utils.dataloaders", ("utils.loss",)),
-        "segment": Task("utils.segment.dataloaders", ("utils.segment.loss",)),
+        "detect": Task("utils.dataloaders", ("utils.loss",), NORMALISER),
+        "segment": Task("utils.segment.dataloaders", ("utils.segment.loss",), NORMALISER),
     },
-    normaliser="matched target count of each layer",
     methods=("__init__", "__call__", "build_targets"),
 )
 

@@ -23,16 +23,23 @@ LAYOUT = Layout(
         "detect": Task(
             "utils.dataloaders",
             ("utils.loss_tal", "utils.loss_tal_dual", "utils.loss_tal_triple"),
+            "target score sum",
             "utils.tal.assigner",
         ),
         "segment": Task(
             "utils.segment.dataloaders",
             ("utils.segment.loss_tal", "utils.segment.loss_tal_dual"),
+            "target score sum",
             "utils.segment.tal.assigner",
         ),
-        "panoptic": Task("utils.panoptic.dataloaders", ("utils.panoptic.loss_tal",), "utils.panoptic.tal.assigner"),
+        # The dice loss of stuff is a ratio of sums over the batch: no normaliser makes it that of one process.
+        "panoptic": Task(
+            "utils.panoptic.dataloaders",
+            ("utils.panoptic.loss_tal",),
+            "target score sum (not the dice loss of stuff)",
+            "utils.panoptic.tal.assigner",
+        ),
     },
-    normaliser="target score sum",
     methods=("__init__", "__call__"),
 )
 
