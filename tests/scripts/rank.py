@@ -80,12 +80,16 @@ def step(model_file, task, module, criterion, objects, spec):
     run.verify(TrainStart(None, normalises=True, model=trained), IMAGES)
     runtime.current = before
     return {
-        "gradient": torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]),
+        "gradient": torch.cat([_gradient(p).flatten() for p in model.parameters() if p.requires_grad]),
         "statistics": torch.cat([b.flatten() for n, b in model.named_buffers() if "running" in n]),
         "loss": loss.detach(),
         "verified": {entry.name: entry.verified for entry in run.plan.entries},
         "collectives": collectives[0],
     }
+
+
+def _gradient(parameter):
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 collectives = [0]
