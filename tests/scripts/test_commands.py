@@ -66,7 +66,10 @@ def test_doctor(python, yolov9, yolov5, models, data, tmp_path):
     ("words", "message"),
     [
         (("train_dual.py", "--patches", "nope"), "argument --patches: unknown patch 'nope'"),
-        (("train_dual.py", "--data", "no.yaml"), "did not come as far as training: FileNotFoundError"),
+        (
+            ("train_dual.py", "--data", "no.yaml"),
+            "did not come as far as training: AssertionError: File not found: no.yaml",
+        ),
         (("val_dual.py",), "is no training script; yolov9 has train_dual.py"),
         (("no.py",), "is no training script of yolov9 or yolov5"),
     ],

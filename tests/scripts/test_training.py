@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import entry
+from tests.conftest import entry, last_json
 from tests.scripts.conftest import arguments
 
 SCRIPTS9 = {
@@ -82,3 +82,48 @@ def test_yolov5_package(script, package5, models, data, tmp_path):
     script(package5, "-m", "yolov5.train", *words, "--noplots", "--patches", "all", PYTHONPATH=str(package5))
     assert plan(tmp_path / "run")["upstream"] == {"name": "yolov5", "version": "7.0.14"}
     assert entry(plan(tmp_path / "run"))["verified"] is True
+
+
+#: Stops a training after three optimizer steps; prints the gradient's norms before the clip, and the learning rates.
+THREE_STEPS = """
+import json, runpy, sys
+import torch
+clip, seen = torch.nn.utils.clip_grad_norm_, {"norms": [], "rates": []}
+def record(parameters, max_norm):
+    norm = clip(parameters, max_norm)
+    seen["norms"].append(float(norm))
+    return norm
+torch.nn.utils.clip_grad_norm_ = record
+step = torch.optim.SGD.step
+def stepped(self, *args, **kwargs):
+    seen["rates"].append([self.param_groups[1]["lr"], self.param_groups[1]["weight_decay"]])
+    if len(seen["rates"]) == 3:
+        print(json.dumps(seen), flush=True)
+        raise SystemExit
+    return step(self, *args, **kwargs)
+torch.optim.SGD.step = stepped
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("name", "model", "hyp"), [("train_dual.py", "dual", 9), ("train.py", "v5-detect", 5)])
+def test_linear_lr(python, yolov9, yolov5, models, data, tmp_path, name, model, hyp):
+    """At twice the base batch: half the gradient before the clip, twice the rate, twice the warm-up."""
+    root = yolov9 if hyp == 9 else yolov5
+    words = arguments(models / f"{model}.yaml", data("detect"), models / f"hyp{hyp}.yaml", tmp_path, epochs=80)
+    code = ("-c", THREE_STEPS, root / name, *words, "--noplots", "--patches")
+    alone, patched = (
+        last_json(python(*code, spec, PYTHONPATH=str(root))) for spec in ("compat", "compat,linear-lr:base_batch=32")
+    )
+    assert patched["norms"][0] == pytest.approx(alone["norms"][0] / 2, rel=1e-4)
+    # 0.01 / 100 an iteration, and 0.02 / 200.
+    assert [rate for rate, _ in alone["rates"]] == pytest.approx([0, 1e-4, 2e-4])
+    assert [rate for rate, _ in patched["rates"]] == pytest.approx([0, 1e-4, 2e-4])
+    assert {decay for _, decay in alone["rates"]} == {0.0005}
+    assert {decay for _, decay in patched["rates"]} == {0.00025}
+    changes = {change["what"]: change["patched"] for change in entry(plan(tmp_path / "run"), "linear-lr")["changes"]}
+    assert changes == {
+        "lr0": 0.02, "weight decay": 0.00025, "gradient before the clip": "x0.5", "warm-up iterations": 200
+    }  # fmt: skip
+    assert "warmup_epochs: 3.0" in (tmp_path / "run" / "hyp.yaml").read_text()

@@ -152,7 +152,7 @@ class Scripts(Adapter):
             if name in task.criteria or name == task.assigner:
                 self._install(session, name, module)
                 break
-        if name == "utils.torch_utils":
+        if name == "utils.torch_utils" and "select_device" in vars(module):
             wrapping.wrap(module, "select_device", functools.partial(self._select_device, session))
 
     def _into_script(self, session: Session) -> None:
@@ -179,10 +179,8 @@ class Scripts(Adapter):
         if hasattr(module.train, "__wrapped__"):
             return
         why = self.layout.defects(session.root, script).get("script", [])
-        if any("train" in line.split(" ")[0].rsplit(".", 1)[-1] for line in why if "parameter" in line):
-            module.LOGGER.warning(
-                f"WARNING yolo-patches: {script} is not supported, training goes on unpatched ({why})"
-            )
+        if any("parameter" in line for line in why) or "ComputeLoss" not in vars(module):
+            print(f"yolo-patches: {script} is not supported, training goes on unpatched {why}", file=sys.stderr)
             return
         if session.module is not module:  # imported by a command that had imported the rest before
             session.script, session.module = script, module

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -33,7 +34,8 @@ NUMPY: Mapping[str, str | type] = {
 PKG_RESOURCES, TORCH_LOAD, AMP, FONTS, NAMES = "pkg_resources", "torch.load", "torch.cuda.amp", "ImageFont", "numpy"
 
 
-def gaps() -> dict[str, str]:
+@cache
+def gaps() -> Mapping[str, str]:
     """Return what these scripts use and the installed stack lacks or has changed -> what comes of it."""
     import numpy
     import torch

@@ -186,7 +186,10 @@ def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool
     if selection is None:
         selection = _unasked(opt)
     known = facts(session, hyp, opt, floored(vars(session.module)["ComputeLoss"]))
-    return Run(known, selection, missing(session.layout, session.root, session.script))
+    lacking = dict(missing(session.layout, session.root, session.script))
+    if selection.chosen and not isinstance(vars(session.module).get("torch"), stand_ins.Overlay):
+        lacking[OptimizerStep] = f"{session.script} does not have torch as its global 'torch'"
+    return Run(known, selection, lacking)
 
 
 def _unasked(opt: Any) -> Selection:
@@ -221,7 +224,7 @@ def facts(session: Session, hyp: Any, opt: Any, floored: bool) -> Facts:
         model=Path(str(opt.cfg)).stem,
         scratch=not str(opt.weights).endswith(".pt"),
         floored=floored,
-        own_sync_bn="--sync-bn" if opt.sync_bn else "",
+        own_sync_bn="--sync-bn" if getattr(opt, "sync_bn", False) else "",
         own_ranks=True,
         gaps=stand_ins.gaps(),
     )
