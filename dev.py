@@ -20,6 +20,9 @@ CACHE = ROOT / ".cache"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 #: Releases that the tests train with beside the installed one; each wheel is 1 MB and shares the one torch.
 RELEASES = ("8.2.103", "8.3.0", "8.3.253", "8.4.0", "8.4.60", "8.4.190")
+#: Wheels that hold the source of upstreams that are checkouts: pyyolov9 byte for byte YOLOv9's, yolo9 its models and
+#: hyperparameters, yolov5 the package.
+SOURCES = {"yolov9": "pyyolov9==0.0.2", "yolo9": "yolo9==1.0.18", "yolov5": "yolov5==7.0.14"}
 TORCH = ("torch==2.15.0", "torchvision==0.29.2", "ultralytics-opencv-headless==8.4.190")
 
 
@@ -57,17 +60,18 @@ def configuration() -> dict[str, str]:
 
 
 def releases() -> Path:
-    """Unpack the release wheels, each into a folder named by its version, and return the folder of them all."""
+    """Unpack the upstreams' wheels, each into a folder named by its version, and return the folder of them all."""
     folder = CACHE / "upstreams"
-    for version in RELEASES:
-        if (folder / version).is_dir():
+    wanted = {**{version: f"ultralytics=={version}" for version in RELEASES}, **SOURCES}
+    for name, requirement in wanted.items():
+        if (folder / name).is_dir():
             continue
         wheels = CACHE / "wheels"
-        run(
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels, f"ultralytics=={version}"
-        )
-        with zipfile.ZipFile(next(wheels.glob(f"ultralytics-{version}-*.whl"))) as wheel:
-            wheel.extractall(folder / version)
+        # The wheel of yolov5 says Python 3.7 to 3.10, and is pure Python.
+        pure = ("--no-deps", "--only-binary=:all:", "--python-version=3.10")
+        run(sys.executable, "-m", "pip", "download", "--quiet", *pure, "--dest", wheels, requirement)
+        with zipfile.ZipFile(next(wheels.glob(f"{requirement.replace('==', '-')}-*.whl"))) as wheel:
+            wheel.extractall(folder / name)
     return folder
 
 

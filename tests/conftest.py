@@ -43,7 +43,8 @@ def environment(tmp_path_factory):
 
     shutil.copy(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), folder / "Arial.ttf")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("YOLO_PATCHES", "PYTEST_"))}
-    return {**kept, "YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
+    folders = {"YOLO_CONFIG_DIR": str(folder), "YOLOV5_CONFIG_DIR": str(folder)}
+    return {**kept, **folders, "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import sys
 
-UPSTREAMS = ("ultralytics",)
+#: Packages whose import may mean an upstream. `utils` and `models` are what a checkout of YOLOv9 or YOLOv5 imports; so
+#: do other projects, and only what lies beside them tells.
+PACKAGES = ("ultralytics", "yolov9", "yolov5", "utils", "models")
 
 
 class UpstreamFinder:
     """Meta path finder that finds nothing: it only notices that an upstream package is about to be imported."""
 
     def __init__(self) -> None:
-        self.names = set(UPSTREAMS)
+        self.names = set(PACKAGES)
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         """Activate the adapter for `fullname` just before its first import; always leave the finding to others."""
@@ -24,10 +26,17 @@ class UpstreamFinder:
             self.names.discard(fullname)  # first: what follows looks for the upstream, too
             from importlib.util import find_spec
 
-            if find_spec(fullname) is None:  # somebody only asks whether it is there
+            spec = find_spec(fullname)
+            if spec is None:  # somebody only asks whether it is there
                 self.names.add(fullname)
-            else:
+            elif fullname == "ultralytics":
                 activate(fullname)
+            else:
+                from yolo_patches.upstreams.scripts.recognition import of_package
+
+                upstream = of_package(spec)
+                if upstream is not None:
+                    activate(upstream)
 
 
 def pending() -> set[str]:
@@ -56,3 +65,11 @@ def register() -> None:
     """Register interest in the upstream packages; idempotent, called at interpreter start-up."""
     if not any(isinstance(finder, UpstreamFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, UpstreamFinder())
+
+
+def rearm() -> None:
+    """Wait for the upstream packages that have not been imported, also after `disarm` and without the start-up hook."""
+    register()
+    for finder in sys.meta_path:
+        if isinstance(finder, UpstreamFinder):
+            finder.names.update(name for name in PACKAGES if name not in sys.modules)

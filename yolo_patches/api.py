@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from yolo_patches import __version__, registry
-from yolo_patches._bootstrap import pending
+from yolo_patches._bootstrap import PACKAGES, pending, rearm
 from yolo_patches.runtime import runtime
 from yolo_patches.selection import parse
 
 
 def watch() -> None:
     """Let the adapters wrap the upstreams that are installed, at once or on import, as the start-up hook does."""
+    rearm()
     for name in registry.upstreams():
-        if find_spec(name) is not None:
+        # A checkout is noticed when it is imported; what the hook does not know, and what is imported, cannot wait.
+        if (name not in PACKAGES or name in ("ultralytics", *sys.modules)) and find_spec(name) is not None:
             runtime.watch(name)
 
 

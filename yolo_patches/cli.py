@@ -17,6 +17,7 @@ from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.plan import Plan
 from yolo_patches.runtime import Adapter
 from yolo_patches.selection import COMMON_OPTIONS, Option
+from yolo_patches.upstreams.scripts import recognition
 
 COMMANDS = ("list", "doctor", "verify", "run")
 
@@ -52,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor", parents=[as_json], help="show what a training would change and why, without training"
     )
-    doctor.add_argument("arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train'")
+    doctor.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train', or a script and its arguments"
+    )
     verify = commands.add_parser(
         "verify", parents=[as_json], help="prove in about a minute that N ranks train like one process here"
     )
@@ -120,19 +123,29 @@ def _option(option: Option) -> dict[str, Any]:
 
 
 def _installed(name: str) -> Adapter | None:
-    adapter: Adapter | None = registry.adapter(name) if find_spec(name) else None
+    """Return an adapter where its upstream is installed, or lies in this folder."""
+    there = recognition.home(name) if name in recognition.MARKS else find_spec(name)
+    adapter: Adapter | None = registry.adapter(name) if there else None
     return adapter
 
 
 def _doctor(options: argparse.Namespace) -> int:
     words = list(options.arguments)
     as_json = options.json or "--json" in words
-    adapter = _installed("ultralytics")
+    words = [word for word in words if word != "--json"]
+    script = words[0] if words and words[0].endswith(".py") else None
+    if script is None:
+        adapter = _installed("ultralytics")
+    else:
+        found = recognition.of_script(script) if Path(script).is_file() else None
+        if found is None:
+            raise PatchesError(f"{script} is no training script of {' or '.join(recognition.MARKS)}")
+        adapter = registry.adapter(found[0])
     if adapter is None:
         raise PatchesError("doctor asks the installed upstream, and there is none; install ultralytics")
     api.watch()
     with redirect_stdout(sys.stderr):  # upstream's log; stdout holds the answer alone
-        plan = adapter.forecast([word for word in words if word != "--json"])
+        plan = adapter.forecast(words)
     print(json.dumps(plan.to_dict(), indent=2) if as_json else _table(plan))
     return 0
 

@@ -15,6 +15,17 @@ from yolo_patches.selection import Selection
 S = TypeVar("S", bound=Seam)
 
 
+def consult(selection: Selection, seam: S) -> S:
+    """Let the selected patches see a seam that comes before there is a run, e.g. while upstream is imported."""
+    patches = registry.patches()
+    for name, options in selection.chosen.items():
+        patch = patches[name](**options)
+        handler = patch.handlers().get(type(seam))
+        if handler:
+            handler(seam)
+    return seam
+
+
 class Run:
     """The patches of one training run.
 

@@ -35,6 +35,9 @@ class Adapter(ABC):
     def hooks(self) -> Mapping[str, Callable[[ModuleType, Wrapping], None]]:
         """Return upstream module name -> function that wraps in that module, called once it has been imported."""
 
+    def prepare(self, wrapping: Wrapping) -> None:  # noqa: B027 - most have nothing to prepare
+        """Put in place what upstream's first import must meet; called whenever the adapter begins to wait."""
+
     @abstractmethod
     def missing(self) -> Mapping[type[Seam], str]:
         """Return the seams that the installed upstream lacks -> why. Imports upstream."""
@@ -83,6 +86,7 @@ class Runtime:
         if adapter is None:
             return
         wrapping = self._wrappings[name] = Wrapping()
+        adapter.prepare(wrapping)
         for module, install in adapter.hooks().items():
             if name in self._registered:  # wrapt keeps its hooks for good: register once, ask at call time
                 if module in sys.modules:

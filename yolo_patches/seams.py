@@ -6,7 +6,8 @@ comes back. Patches name the seams that they need; a patch whose seams the insta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -49,6 +50,10 @@ class Facts:
         rewritten: What rewrites the model's layers while it trains, e.g. "torch.compile"; empty where nothing does.
         mean_loss: Whether the loss is a mean over images, so that the gradient grows with ranks x accumulate; otherwise
             it is multiplied by the batch and grows with the effective batch.
+        floored: Whether upstream keeps its normaliser away from zero.
+        own_sync_bn: The argument by which the user has upstream itself synchronise BatchNorm; empty where none does.
+        own_ranks: Whether upstream itself takes its ranks from a launcher.
+        gaps: What upstream uses and the installed stack lacks or has changed -> what comes of it.
     """
 
     upstream: str
@@ -67,10 +72,29 @@ class Facts:
     scratch: bool = False
     rewritten: str = ""
     mean_loss: bool = False
+    floored: bool = True
+    own_sync_bn: str = ""
+    own_ranks: bool = False
+    gaps: Mapping[str, str] = field(default_factory=dict)
 
 
 class Seam:
     """Base of every seam; a subclass carries the values that a patch may read or change."""
+
+
+@dataclass
+class StackGap(Seam):
+    """Upstream is about to use something that the installed stack lacks or has changed. It comes before any run, too.
+
+    Attributes:
+        name: What, as in `Facts.gaps`.
+        trusted: Of a file that is about to be unpickled: whether this run wrote it, or the user named it.
+        fill: Whether to stand in for what is lacking; a patch may set it.
+    """
+
+    name: str
+    trusted: bool = False
+    fill: bool = False
 
 
 @dataclass
@@ -118,6 +142,7 @@ class TrainStart(Seam):
         train_loader: The live training loader.
         optimizer: The live optimizer, its scheduler in place.
         model: The live model, wrapped or not.
+        filled: The gaps of the stack that something stands in.
     """
 
     val_loader: Any
@@ -125,6 +150,7 @@ class TrainStart(Seam):
     train_loader: Any = None
     optimizer: Any = None
     model: Any = None
+    filled: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -135,10 +161,13 @@ class Normaliser(Seam):
         values: This rank's normalisers of one criterion call, as one vector; a patch may replace it by their mean over
             the ranks.
         ranks: The number of ranks that `values` is the mean of.
+        instead: What a normaliser of the whole batch is taken for where it is zero; 0 where upstream has a floor of its
+            own, or divides by zero. A patch may replace it.
     """
 
     values: Any
     ranks: int = 1
+    instead: float = 0.0
 
 
 @dataclass

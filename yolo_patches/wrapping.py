@@ -18,6 +18,7 @@ class Wrapping:
 
     def __init__(self) -> None:
         self._handles: list[tuple[Any, str, Any, Any]] = []
+        self._callbacks: list[Callable[[], None]] = []
 
     def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
         """Replace `owner.name`, defined on `owner` itself, by a wrapper with the same signature.
@@ -27,10 +28,17 @@ class Wrapping:
             name: Attribute name.
             wrapper: Called with (wrapped, instance, args, kwargs).
         """
+        self.replace(owner, name, wrapt.FunctionWrapper(vars(owner)[name], wrapper))
+
+    def replace(self, owner: Any, name: str, replacement: Any) -> None:
+        """Replace `owner.name`, defined on `owner` itself, by another object."""
         original = vars(owner)[name]
-        wrapped = wrapt.FunctionWrapper(original, wrapper)
-        setattr(owner, name, wrapped)
-        self._handles.append((owner, name, original, wrapped))
+        setattr(owner, name, replacement)
+        self._handles.append((owner, name, original, replacement))
+
+    def then(self, undo: Callable[[], None]) -> None:
+        """Have a function called by `undo`: for what is no attribute, such as an import hook."""
+        self._callbacks.append(undo)
 
     def undo(self) -> None:
         """Put every original object back, last wrapped first.
@@ -47,6 +55,8 @@ class Wrapping:
         while self._handles:
             owner, name, original, _ = self._handles.pop()
             setattr(owner, name, original)
+        while self._callbacks:
+            self._callbacks.pop()()
 
 
 def bind(instance: Any, name: str, wrapper: Wrapper) -> None:

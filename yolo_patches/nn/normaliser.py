@@ -34,13 +34,13 @@ def rank_mean(values: Tensor) -> tuple[Tensor, int]:
     return values / ranks, ranks
 
 
-class _Plain(Tensor):
+class Plain(Tensor):
     """A view whose operations give plain tensors, except the few that a subclass replaces."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
-class ShardSum(_Plain):
+class ShardSum(Plain):
     """The mean of the ranks' sums, behaving towards a floor and a condition as the whole batch's total does.
 
     Attributes:
@@ -66,7 +66,7 @@ class ShardSum(_Plain):
         return bool(self.truth)
 
 
-class Shard(_Plain):
+class Shard(Plain):
     """One rank's part of a batch; `sum()` stands for the sum over the whole batch, everything else for this part.
 
     Attributes:
@@ -100,7 +100,7 @@ class Shard(_Plain):
         return super().sum() / self.average.clamp(min=1 / self.ranks)
 
 
-class Unfloored(_Plain):
+class Unfloored(Plain):
     """A loss term that ignores a floor and remembers it: only all ranks together know whether it applies.
 
     Attributes:

@@ -29,17 +29,22 @@ class LossNorm(Patch):
         super().__init__(**given)
         self._started = False
         self._averaged = 0
+        self._instead = 0.0
 
     def decide(self, facts: Facts) -> Decision:
-        """Act with more than one rank, where the task's loss has a normaliser."""
-        if facts.world_size == 1:
-            return Decision("inert", "one rank: its normaliser is the whole batch's already")
+        """Act with more than one rank, where the task's loss has a normaliser; on one, where that may be zero."""
         if not facts.normaliser:
             return Decision("inert", f"the {facts.task} loss has no normaliser that ranks could share")
+        limits = () if facts.floored else (Change(f"{facts.normaliser} of a batch without objects", 0, 1),)
+        self._instead = 0.0 if facts.floored else 1.0
+        if facts.world_size == 1 and limits:
+            return Decision("active", "a batch without objects no longer divides by zero", limits)
+        if facts.world_size == 1:
+            return Decision("inert", "one rank: its normaliser is the whole batch's already")
         return Decision(
             "active",
             f"the gradient of {facts.world_size} ranks becomes that of one process on the same images",
-            (Change(facts.normaliser, "each rank's own", f"mean of {facts.world_size} ranks"),),
+            (Change(facts.normaliser, "each rank's own", f"mean of {facts.world_size} ranks"), *limits),
         )
 
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
@@ -61,4 +66,5 @@ class LossNorm(Patch):
         from yolo_patches.nn.normaliser import rank_mean  # where a normaliser is, torch has been imported
 
         seam.values, seam.ranks = rank_mean(seam.values)
-        self._averaged += seam.ranks > 1
+        seam.instead = self._instead
+        self._averaged += seam.ranks > 1 or self._instead > 0

@@ -31,9 +31,11 @@ class SyncBn(Patch):
     def decide(self, facts: Facts) -> Decision:
         """Act with more than one rank, unless the model is compiled or quantised while it trains."""
         self._ranks = facts.world_size
-        self._acts = facts.world_size > 1 and not facts.rewritten
+        self._acts = facts.world_size > 1 and not facts.rewritten and not facts.own_sync_bn
         if facts.world_size == 1:
             return Decision("inert", "one rank: its batch is the whole batch already")
+        if facts.own_sync_bn:
+            return Decision("inert", f"{facts.own_sync_bn} was given: upstream converts the layers itself")
         if facts.rewritten:
             return Decision("inert", f"{facts.rewritten} rewrites the layers, and cannot hold their collectives")
         return self._decision("BatchNorm statistics")

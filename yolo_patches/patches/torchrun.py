@@ -34,6 +34,8 @@ class Torchrun(Patch):
         """Take the launcher's ranks, where there is one and the batch and the devices can be shared among them."""
         place = facts.launcher
         self._ranks = 1 if place is None else place.world_size
+        if facts.own_ranks:
+            return Decision("inert", "upstream takes its ranks from the launcher itself")
         if place is None:
             return Decision("inert", "no launcher started this run: its ranks are those of device=")
         on_node = place.local_world_size

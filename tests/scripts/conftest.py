@@ -1,0 +1,129 @@
+"""Checkouts of YOLOv9 and YOLOv5, small models for their heads, and one training of each script."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+BACKBONE = [[-1, 1, "Conv", [8, 3, 2]], *([-1, 1, "Conv", [16, 3, 2]] for _ in range(4))]
+LEVELS = [2, 3, 4]  # strides 8, 16, 32
+HEADS = {
+    "single": [LEVELS, 1, "DDetect", ["nc"]],
+    "dual": [LEVELS * 2, 1, "DualDDetect", ["nc"]],
+    "triple": [LEVELS * 3, 1, "TripleDetect", ["nc"]],
+    "segment": [LEVELS, 1, "Segment", ["nc", 32, 16]],
+    "dual-segment": [[*LEVELS, *LEVELS, 1, 1], 1, "DualDSegment", ["nc", 32, 16]],
+    "panoptic": [LEVELS, 1, "Panoptic", ["nc", 163, 32, 16]],
+}
+ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
+HEADS5 = {
+    "detect": [LEVELS, 1, "Detect", ["nc", "anchors"]],
+    "segment": [LEVELS, 1, "Segment", ["nc", "anchors", 32, 16]],
+}
+FILES5 = ("data", "models", "segment", "utils", "export.py", "helpers.py", "train.py", "val.py", "__init__.py")
+
+
+def source(name):
+    """Return the unpacked folder of an upstream, or skip."""
+    folder = os.environ.get("YOLO_PATCHES_UPSTREAMS")
+    if folder is None or not Path(folder, name).is_dir():
+        pytest.skip(f"no {name}: YOLO_PATCHES_UPSTREAMS names no folder with it ('dev.py test' makes one)")
+    return Path(folder, name)
+
+
+@pytest.fixture(scope="session")
+def yolov9(tmp_path_factory):
+    """Return a YOLOv9 checkout, in a folder whose name says nothing."""
+    return Path(shutil.copytree(source("yolov9") / "yolov9", tmp_path_factory.mktemp("some") / "folder"))
+
+
+@pytest.fixture(scope="session")
+def yolov5(tmp_path_factory):
+    """Return what a YOLOv5 checkout looks like: the package's files, importing `utils` where it says `yolov5.utils`.
+
+    No wheel holds a true checkout. Nothing but the roots of the imports is changed; the version, which a checkout does
+    not have, is that of the package.
+    """
+    root = tmp_path_factory.mktemp("other") / "folder"
+    for name in FILES5:
+        path = source("yolov5") / "yolov5" / name
+        (shutil.copytree if path.is_dir() else shutil.copy)(
+            path, root / name
+        ) if root.is_dir() or not root.mkdir() else 0
+    for file in root.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        text = re.sub(r"^(\s*)from yolov5 import __version__.*$", r"\1__version__ = 'checkout'", text, flags=re.M)
+        # Scripts in a subfolder put the root on the path below this line, which a checkout does not have.
+        text = re.sub(r"^from yolov5\.utils\.roboflow .*$", "", text, flags=re.M)
+        file.write_text(re.sub(r"^(\s*)(from|import) yolov5\.", r"\1\2 ", text, flags=re.M), encoding="utf-8")
+    (root / "__init__.py").unlink()
+    return root
+
+
+@pytest.fixture(scope="session")
+def package5():
+    """Return the folder in which the package `yolov5` lies."""
+    return source("yolov5")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Return a folder with a small model for every head, and the published hyperparameters."""
+    folder = tmp_path_factory.mktemp("models")
+    common = {"nc": 10, "depth_multiple": 1.0, "width_multiple": 1.0, "backbone": BACKBONE}
+    for name, head in HEADS.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**common, "anchors": 3, "head": [head]}))
+    for name, head in HEADS5.items():
+        (folder / f"v5-{name}.yaml").write_text(yaml.safe_dump({**common, "anchors": ANCHORS, "head": [head]}))
+    shutil.copy(source("yolo9") / "yolo9/data/hyps/hyp.scratch-high.yaml", folder / "hyp9.yaml")
+    shutil.copy(source("yolov5") / "yolov5/data/hyps/hyp.scratch-low.yaml", folder / "hyp5.yaml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(digits, tmp_path_factory):
+    """Return a function of the task that gives its data file; panoptic reads segments of stuff beside the labels."""
+
+    @functools.cache
+    def make(task):
+        if task != "panoptic":
+            return digits(task)
+        root = Path(shutil.copytree(Path(digits("segment")).parent, tmp_path_factory.mktemp("panoptic") / "digits"))
+        shutil.copytree(root / "labels", root / "stuff")
+        values = yaml.safe_load((root / "data.yaml").read_text())
+        values |= {"path": str(root), "stuff_names": [f"stuff {n}" for n in range(163)]}
+        (root / "data.yaml").write_text(yaml.safe_dump(values))
+        return str(root / "data.yaml")
+
+    return make
+
+
+@pytest.fixture
+def script(python, tmp_path):
+    """Return a function that runs one of a checkout's scripts, watched by observe.py or not."""
+
+    def run(root, name, *words, observed=False, **options):
+        words = [str(word) for word in words]
+        target = [name] if name == "-m" else [str(Path(root, name))]
+        head = [ROOT / "tests" / "scripts" / "observe.py", tmp_path / "seen.json"] if observed else []
+        done = python(*head, *target, *words, **options)
+        return (done, json.loads((tmp_path / "seen.json").read_text())) if observed else done
+
+    return run
+
+
+def arguments(model, data, hyp, project, name="run", epochs=1):
+    """Return the arguments that all training scripts share."""
+    return (
+        "--weights", "", "--cfg", model, "--data", data, "--hyp", hyp, "--epochs", epochs, "--batch-size", 4,
+        "--imgsz", 64, "--device", "cpu", "--workers", 0, "--project", project, "--name", name, "--exist-ok",
+    )  # fmt: skip

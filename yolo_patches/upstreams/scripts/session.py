@@ -1,0 +1,167 @@
+"""One checkout in this process: which of its scripts runs, what was asked for, and what is unpickled on whose word."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from yolo_patches import registry
+from yolo_patches.errors import PatchesError
+from yolo_patches.run import consult
+from yolo_patches.runtime import runtime
+from yolo_patches.seams import StackGap
+from yolo_patches.selection import NONE, Selection, parse
+from yolo_patches.upstreams.scripts.layout import Layout
+from yolo_patches.wrapping import Wrapping
+
+if TYPE_CHECKING:
+    from yolo_patches.upstreams.scripts.training import Training
+
+FLAG = "--patches"
+#: Arguments with which users name files that upstream unpickles.
+NAMING = ("--weights", "--resume")
+
+#: Set while `doctor` asks: nothing is trained, the plan is raised instead.
+forecasting: ContextVar[bool] = ContextVar("forecasting", default=False)
+
+
+def split(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Split `--patches SPEC` and `--patches=SPEC` off a script's arguments.
+
+    Returns:
+        The other arguments, and the value of the last one, or None.
+
+    Raises:
+        PatchesError: The flag comes without a value.
+    """
+    kept: list[str] = []
+    value: str | None = None
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        key, equals, text = word.partition("=")
+        if key != FLAG:
+            kept.append(word)
+            continue
+        if not equals:
+            # "-val-batch" would be a removal from nothing, "--epochs" is the next argument: neither is a value.
+            if not rest or rest[0].startswith("-"):
+                raise PatchesError(f"argument {FLAG}: expected one argument, e.g. {FLAG} all")
+            text = rest.pop(0)
+        value = text
+    return kept, value
+
+
+def fail(error: PatchesError) -> NoReturn:
+    """End the script as its own argument parser would."""
+    print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+class Session:
+    """A checkout, or installed package, some of whose modules are being imported.
+
+    Args:
+        layout: Of the upstream.
+        root: Where its modules lie.
+        wrapping: Records what is replaced.
+    """
+
+    def __init__(self, layout: Layout, root: Path, wrapping: Wrapping) -> None:
+        self.layout = layout
+        self.root = root
+        self.wrapping = wrapping
+        self.filled: set[str] = set()
+        self.own: Path | None = None  # the weights folder of the run under way
+        self.named: list[Any] = []  # files that the user named, beside those on the command line
+        self.training: Training | None = None  # the one that is under way
+        self.script, self.module = self._running()
+        self.selection = self._selection()
+
+    def asks(self, gap: str, trusted: bool = False) -> bool:
+        """Return whether a selected patch wants a gap of the stack filled; `doctor` must come through in any case."""
+        return forecasting.get() or consult(self.selection, StackGap(gap, trusted)).fill
+
+    def trusts(self, file: Any) -> bool:
+        """Return whether a file may be unpickled without restrictions."""
+        try:
+            path = Path(file).resolve()
+        except TypeError:  # an open file: nobody named it
+            return False
+        own = self.own is not None and path.parent == self.own.resolve()
+        named = any(path == _local(str(name)) for name in self._named())
+        latest = "--resume" in sys.argv and not self._value("--resume") and path.name.startswith("last")
+        return self.asks("torch.load", own or named or latest)
+
+    def _named(self) -> list[Any]:
+        return [name for name in (*self.named, *map(self._value, NAMING)) if name]
+
+    @staticmethod
+    def _value(flag: str) -> str:
+        """Return a flag's value on the command line, empty where it has none."""
+        for word, following in zip(sys.argv, [*sys.argv[1:], "-"]):
+            key, equals, text = word.partition("=")
+            if key == flag:
+                return text if equals else "" if following.startswith("-") else following
+        return ""
+
+    def _running(self) -> tuple[str, ModuleType | None]:
+        """Return the training script that imports us, from the root, and its module; empty where there is none."""
+        files = {(self.root / script).resolve(): script for script in self.layout.scripts}
+        frame = sys._getframe()
+        while frame is not None:
+            script = files.get(Path(str(frame.f_globals.get("__file__", ""))).resolve())
+            if script is not None:
+                return script, _module(frame.f_globals)
+            frame = frame.f_back  # type: ignore[assignment]
+        return "", None
+
+    def _selection(self) -> Selection:
+        try:
+            if self.script or self._is_command():
+                sys.argv[1:], given = split(sys.argv[1:])
+                if given is not None:
+                    parse(given, registry.specs(), f"argument {FLAG}")
+                    runtime.command_line = given
+            chosen = runtime.selection()
+        except PatchesError as error:
+            if forecasting.get():
+                raise
+            if (
+                not self.script and not self._is_command()
+            ):  # it does not train: what it was given for training is no concern of it
+                return NONE
+            fail(error)
+        return parse("default", registry.specs()) if chosen is None else chosen
+
+    def _is_command(self) -> bool:
+        """Return whether this process is `yolov5 train`, or `python -m yolov5.train`, of an installed package.
+
+        While `python -m` looks its module up, argv[0] is "-m", and only orig_argv (Python 3.10) names the module.
+        """
+        scripts = {f"{self.layout.name}.{script[:-3].replace('/', '.')}" for script in self.layout.scripts}
+        by_name = sys.argv[:1] == ["-m"] and not scripts.isdisjoint(getattr(sys, "orig_argv", ()))
+        return by_name or (Path(sys.argv[0]).stem == self.layout.name and "train" in sys.argv[1:3])
+
+
+def _local(name: str) -> Path:
+    """Return where upstream looks for a file that the user names; it downloads a URL into this folder."""
+    return Path(name.partition("?")[0].rpartition("/")[2] if "://" in name else name).resolve()
+
+
+def _module(namespace: Mapping[str, Any]) -> ModuleType | None:
+    return next((m for m in list(sys.modules.values()) if getattr(m, "__dict__", None) is namespace), None)
+
+
+def caller(test: Callable[[Mapping[str, Any]], bool]) -> ModuleType | None:
+    """Return the nearest module on the stack whose globals pass a test."""
+    frame = sys._getframe()
+    while frame is not None:
+        if test(frame.f_globals):
+            return _module(frame.f_globals)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
