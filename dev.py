@@ -19,10 +19,15 @@ VENV = ROOT / ".venv"
 CACHE = ROOT / ".cache"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 #: Releases that the tests train with beside the installed one; each wheel is 1 MB and shares the one torch.
-RELEASES = ("8.2.103", "8.3.0", "8.3.253", "8.4.0", "8.4.60", "8.4.190")
+RELEASES = ("8.0.200", "8.1.34", "8.2.103", "8.3.0", "8.3.100", "8.3.253", "8.4.0", "8.4.60", "8.4.190")
 #: Wheels that hold the source of upstreams that are checkouts: pyyolov9 byte for byte YOLOv9's, yolo9 its models and
-#: hyperparameters, yolov5 the package.
-SOURCES = {"yolov9": "pyyolov9==0.0.2", "yolo9": "yolo9==1.0.18", "yolov5": "yolov5==7.0.14"}
+#: hyperparameters, yolov5 the package, and the YOLOv10 authors' fork of Ultralytics.
+SOURCES = {
+    "yolov9": "pyyolov9==0.0.2",
+    "yolo9": "yolo9==1.0.18",
+    "yolov5": "yolov5==7.0.14",
+    "yolov10": "ultralytics-yolov10-rknn==8.1.34",
+}
 TORCH = ("torch==2.15.0", "torchvision==0.29.2", "ultralytics-opencv-headless==8.4.190")
 
 

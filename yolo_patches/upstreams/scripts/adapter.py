@@ -193,9 +193,9 @@ class Scripts(Adapter):
 def _only_here(session: Session) -> Mapping[str, ModuleType]:
     from importlib.util import find_spec
 
-    from yolo_patches.upstreams.scripts import stand_ins
+    from yolo_patches.upstreams import stack
 
-    if find_spec(stand_ins.PKG_RESOURCES) is not None or not session.asks(stand_ins.PKG_RESOURCES):
+    if find_spec(stack.PKG_RESOURCES) is not None or not session.asks(stack.PKG_RESOURCES):
         return {}
-    session.filled.add(stand_ins.PKG_RESOURCES)
-    return {stand_ins.PKG_RESOURCES: stand_ins.pkg_resources()}
+    session.filled.add(stack.PKG_RESOURCES)
+    return {stack.PKG_RESOURCES: stack.pkg_resources()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import torch
 
-from yolo_patches.upstreams.scripts import stand_ins
+from yolo_patches.upstreams import stack
 from yolo_patches.upstreams.scripts.session import Session
 
 Call = Callable[..., Any]
@@ -41,19 +41,19 @@ def stand_in(session: Session, module: ModuleType, clip: Call | None) -> None:
         module: The module.
         clip: What the module shall have for clip_grad_norm_, if anything.
     """
-    gaps = stand_ins.gaps()
-    load = stand_ins.TORCH_LOAD in gaps and session.asks(stand_ins.TORCH_LOAD, trusted=True)
-    amp = stand_ins.AMP in gaps and session.asks(stand_ins.AMP)
+    gaps = stack.gaps()
+    load = stack.TORCH_LOAD in gaps and session.asks(stack.TORCH_LOAD, trusted=True)
+    amp = stack.AMP in gaps and session.asks(stack.AMP)
     if vars(module).get("torch") is torch and (load or amp or clip):
-        loader = stand_ins.loader(torch, session.trusts) if load else None
-        session.wrapping.replace(module, "torch", stand_ins.torch_overlay(torch, loader, amp, clip))
-        session.filled.update({stand_ins.TORCH_LOAD} if load else (), {stand_ins.AMP} if amp else ())
-    if stand_ins.NAMES in gaps and vars(module).get("np") is numpy and session.asks(stand_ins.NAMES):
-        session.wrapping.replace(module, "np", stand_ins.numpy_overlay(numpy))
-        session.filled.add(stand_ins.NAMES)
-    if stand_ins.FONTS in gaps and "check_pil_font" in vars(module) and session.asks(stand_ins.FONTS):
+        loader = stack.loader(torch, session.trusts) if load else None
+        session.wrapping.replace(module, "torch", stack.torch_overlay(torch, loader, amp, clip))
+        session.filled.update({stack.TORCH_LOAD} if load else (), {stack.AMP} if amp else ())
+    if stack.NAMES in gaps and vars(module).get("np") is numpy and session.asks(stack.NAMES):
+        session.wrapping.replace(module, "np", stack.numpy_overlay(numpy))
+        session.filled.add(stack.NAMES)
+    if stack.FONTS in gaps and "check_pil_font" in vars(module) and session.asks(stack.FONTS):
         session.wrapping.wrap(module, "check_pil_font", _check_pil_font)
-        session.filled.add(stand_ins.FONTS)
+        session.filled.add(stack.FONTS)
 
 
 def clip(session: Session) -> Call:
@@ -117,4 +117,4 @@ def _create_dataloader(session: Session, wrapped: Call, _: object, args: Argumen
 
 
 def _check_pil_font(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-    return stand_ins.with_getsize(wrapped(*args, **kwargs))
+    return stack.with_getsize(wrapped(*args, **kwargs))

@@ -29,7 +29,7 @@ from yolo_patches.seams import (
     WarmUp,
 )
 from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams.scripts import stand_ins
+from yolo_patches.upstreams import stack
 from yolo_patches.upstreams.scripts.layout import Layout
 from yolo_patches.upstreams.scripts.session import Session, fail, forecasting
 
@@ -187,7 +187,7 @@ def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool
         selection = _unasked(opt)
     known = facts(session, hyp, opt, floored(vars(session.module)["ComputeLoss"]))
     lacking = dict(missing(session.layout, session.root, session.script))
-    if selection.chosen and not isinstance(vars(session.module).get("torch"), stand_ins.Overlay):
+    if selection.chosen and not isinstance(vars(session.module).get("torch"), stack.Overlay):
         lacking[OptimizerStep] = f"{session.script} does not have torch as its global 'torch'"
     return Run(known, selection, lacking)
 
@@ -226,7 +226,7 @@ def facts(session: Session, hyp: Any, opt: Any, floored: bool) -> Facts:
         floored=floored,
         own_sync_bn="--sync-bn" if getattr(opt, "sync_bn", False) else "",
         own_ranks=True,
-        gaps=stand_ins.gaps(),
+        gaps=stack.gaps(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Ultralytics 8.2.103 to 8.4.190 and later: where its command line, its trainer and its DDP launcher meet the seams."""
+"""Ultralytics 8.0.200 to 8.4.190 and later: where its command line, its trainer and its DDP launcher meet the seams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yolo_patches.errors import PatchesError
 from yolo_patches.plan import Plan
 from yolo_patches.runtime import Adapter
 from yolo_patches.seams import Seam
-from yolo_patches.upstreams.ultralytics import commands, criteria, ddp, trainer
+from yolo_patches.upstreams.ultralytics import commands, compat, criteria, ddp, trainer
 from yolo_patches.upstreams.ultralytics.facts import version
 from yolo_patches.wrapping import Wrapping
 
@@ -31,6 +31,7 @@ class Ultralytics(Adapter):
             "ultralytics.engine.trainer": trainer.install,
             "ultralytics.utils.dist": ddp.install,
             **dict.fromkeys(criteria.MODULES, criteria.install),
+            **dict.fromkeys(compat.MODULES, compat.install),
         }
 
     def missing(self) -> Mapping[type[Seam], str]:

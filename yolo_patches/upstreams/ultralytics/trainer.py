@@ -31,12 +31,13 @@ from yolo_patches.seams import (
     OptimizerStep,
     Ranks,
     Seam,
+    StackGap,
     TrainStart,
     ValLoader,
     WarmUp,
 )
 from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams.ultralytics import criteria, launch
+from yolo_patches.upstreams.ultralytics import compat, criteria, launch
 from yolo_patches.upstreams.ultralytics.commands import KEY
 from yolo_patches.upstreams.ultralytics.facts import facts, version
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
@@ -104,6 +105,7 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
     found = {seam: defects(owner, methods) for seam, methods in SEAMS.items()}
     found[Normaliser] = criteria.defects()
     found[Ranks] = launch.defects(owner)
+    found[StackGap] = []
     return {seam: "; ".join(why) for seam, why in found.items() if why}
 
 
@@ -251,6 +253,7 @@ class _Attachment:
             train_loader=self.trainer.train_loader,
             optimizer=self.trainer.optimizer,
             model=self.trainer.model,
+            filled=compat.filled(),
         )
         self.run.verify(live, self.trainer.batch_size)
         if RANK not in {-1, 0}:
