@@ -101,6 +101,8 @@ def build(name):
     kind, task = KINDS.get(name.rpartition("-")[2], ("DetectionModel", "detect"))
     if name.startswith("rtdetr"):
         kind = "RTDETRDetectionModel"
+    if name.startswith("yolov10") and hasattr(tasks, "YOLOv10DetectionModel"):  # its authors' fork
+        kind = "YOLOv10DetectionModel"
     torch.manual_seed(0)
     model = getattr(tasks, kind)(f"{name}.yaml", nc=CLASSES, verbose=False).double().train()
     model.args = get_cfg(overrides={"task": task})

@@ -41,6 +41,10 @@ def of_release(version):
     Its segmentation loss ends in an error on a rank without foreground, so there is no upstream figure for that.
     """
     common = {"images": 3, "ddp": False}
+    if version == "yolov10":
+        return [case("yolov10n", ("skewed", "one rank"), **common)]
+    if version == "8.1.34":
+        return [case(f"yolov8n{task}", ("skewed",), **common) for task in ("", "-pose", "-seg")]
     cases = [case(f"yolov8n{task}", ("one rank",), **common) for task in ("", "-pose", "-obb")]
     cases += [case("yolov8n-pose", ("skewed",), **common), case("yolov8n-seg", ("skewed",), **common)]
     cases += [case("yolov8n-seg", ("one rank",), BOTH[version == "8.4.0" :], **common)]
@@ -107,8 +111,8 @@ def test_likelihood_floor(two_ranks):
         assert all(min(pair) < 0 < max(pair) for pair in zip(one, other)), row
 
 
-@pytest.mark.parametrize("version", [OLDEST, "8.3.253", "8.4.0", "8.4.60"])
+@pytest.mark.parametrize("version", ["8.1.34", "yolov10", OLDEST, "8.3.253", "8.4.0", "8.4.60"])
 def test_releases(version, measure, release):
     found = measure(2, of_release(version), **release(version))
-    assert found["version"] == version
+    assert found["version"] == {"yolov10": "8.1.34"}.get(version, version)
     check(found["rows"], of_release(version))
