@@ -15,7 +15,7 @@ from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
 from yolo_patches.run import Run
-from yolo_patches.runtime import runtime
+from yolo_patches.runtime import environment, runtime
 from yolo_patches.seams import (
     Facts,
     ModelBuilt,
@@ -168,7 +168,8 @@ def train(session: Session, floored: Callable[[type], bool]) -> Call:
         runtime.last_run = run
         before, runtime.current = runtime.current, run
         try:
-            result = wrapped(*args, **kwargs)
+            with environment(run.selection.text):  # loaders' workers may be fresh processes that import the script
+                result = wrapped(*args, **kwargs)
             if training.model is not None:
                 training.record()
             return result
