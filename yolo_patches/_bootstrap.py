@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import sys
 
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
 #: Packages whose import may mean an upstream. `utils` and `models` are what a checkout of YOLOv9 or YOLOv5 imports; so
 #: do other projects, and only what lies beside them tells.
 PACKAGES = ("ultralytics", "yolov9", "yolov5", "utils", "models")
@@ -29,14 +33,8 @@ class UpstreamFinder:
             spec = find_spec(fullname)
             if spec is None:  # somebody only asks whether it is there
                 self.names.add(fullname)
-            elif fullname == "ultralytics":
-                activate(fullname)
             else:
-                from yolo_patches.upstreams.scripts.recognition import of_package
-
-                upstream = of_package(spec)
-                if upstream is not None:
-                    activate(upstream)
+                activate(fullname, spec)
 
 
 def pending() -> set[str]:
@@ -51,12 +49,24 @@ def disarm() -> None:
             finder.names.clear()
 
 
-def activate(name: str) -> None:
-    """Load the adapter named `name` and let it wait for its upstream's modules; a failure is one line on stderr."""
+def activate(name: str, spec: ModuleSpec | None = None) -> None:
+    """Load the adapter named `name` and let it wait for its upstream's modules; a failure is one line on stderr.
+
+    Args:
+        name: The adapter's name; with a spec, that of the package.
+        spec: Of a package that is about to be imported and may belong to an upstream, or to another project.
+    """
     try:
+        upstream: str | None = name
+        if spec is not None and name != "ultralytics":
+            from yolo_patches.upstreams.scripts.recognition import of_package
+
+            upstream = of_package(spec)
+        if upstream is None:
+            return
         from yolo_patches.runtime import runtime
 
-        runtime.watch(name)
+        runtime.watch(upstream)
     except Exception as error:  # an import of somebody's training package must not fail because of us
         print(f"yolo-patches: inactive, its start-up failed: {type(error).__name__}: {error}", file=sys.stderr)
 

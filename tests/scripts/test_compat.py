@@ -53,6 +53,8 @@ def test_libraries_are_replaced_in_upstream_alone(python, layout, yolov9, yolov5
     code = LIBRARIES.format(root="yolov5." if layout == "package" else "")
     found = last_json(python("-c", code, YOLO_PATCHES="all", PYTHONPATH=str(home)))
     assert found == {"ap": pytest.approx(0.5, abs=0.5), "untouched": [True, True, True]}
+    if layout == "package":  # the same source as the checkout
+        return
     (tmp_path / "pkg_resources.py").write_text(OLD_SETUPTOOLS)
     bare = python("-c", code, YOLO_PATCHES="none", PYTHONPATH=f"{home}:{tmp_path}")
     assert "has no attribute 'trapz'" in last_json(bare)["ap"]

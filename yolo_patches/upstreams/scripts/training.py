@@ -15,7 +15,7 @@ from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
 from yolo_patches.run import Run
-from yolo_patches.runtime import runtime
+from yolo_patches.runtime import environment, runtime
 from yolo_patches.seams import (
     Facts,
     ModelBuilt,
@@ -152,23 +152,25 @@ def train(session: Session, floored: Callable[[type], bool]) -> Call:
 
     def wrapper(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = inspect.signature(wrapped).bind(*args, **kwargs)
+        opt = call.arguments["opt"]
         try:
-            run = _decide(session, call.arguments["hyp"], call.arguments["opt"], floored)
+            selection = _selection(opt)
+            if not selection.chosen and not forecasting.get():
+                return wrapped(*args, **kwargs)
+            run = _decide(session, call.arguments["hyp"], opt, floored, selection)
         except PatchesError as error:
             if forecasting.get():
                 raise
             fail(error)
         if forecasting.get():
             raise Forecast(run)
-        opt = call.arguments["opt"]
         session.own, session.named = Path(opt.save_dir) / "weights", [opt.weights, opt.resume]
-        if not run.selection.chosen:
-            return wrapped(*args, **kwargs)
         training = session.training = Training(session, run, opt)
         runtime.last_run = run
         before, runtime.current = runtime.current, run
         try:
-            result = wrapped(*args, **kwargs)
+            with environment(run.selection.text):  # loaders' workers may be fresh processes that import the script
+                result = wrapped(*args, **kwargs)
             if training.model is not None:
                 training.record()
             return result
@@ -181,10 +183,7 @@ def train(session: Session, floored: Callable[[type], bool]) -> Call:
     return wrapper
 
 
-def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool]) -> Run:
-    selection = runtime.selection()
-    if selection is None:
-        selection = _unasked(opt)
+def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool], selection: Selection) -> Run:
     known = facts(session, hyp, opt, floored(vars(session.module)["ComputeLoss"]))
     lacking = dict(missing(session.layout, session.root, session.script))
     if selection.chosen and not isinstance(vars(session.module).get("torch"), stack.Overlay):
@@ -192,8 +191,11 @@ def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool
     return Run(known, selection, lacking)
 
 
-def _unasked(opt: Any) -> Selection:
-    """Return the selection where nobody said any: a resumed run goes on as it started, a new one takes `default`."""
+def _selection(opt: Any) -> Selection:
+    """Return the selection; where nobody said any, a resumed run goes on as it started, a new one takes `default`."""
+    given = runtime.selection()
+    if given is not None:
+        return given
     if not opt.resume:
         return parse("default", registry.specs())
     recorded = recorded_selection(Path(opt.save_dir))
