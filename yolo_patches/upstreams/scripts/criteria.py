@@ -22,9 +22,13 @@ def listening() -> Run | None:
 
 
 def fire(run: Run, values: Sequence[Tensor]) -> Normaliser:
-    """Fire one criterion call's normalisers, as one vector of the same type on every rank."""
-    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # under AMP a rank without labels has half
-    return run.fire(Normaliser(torch.stack([value.detach().to(dtype) for value in values])))
+    """Fire one criterion call's normalisers, of this rank's type, as one vector.
+
+    They travel as float64: under AMP a rank without labels has half, and a model may compute in float64.
+    """
+    seam = run.fire(Normaliser(torch.stack([value.detach().double() for value in values])))
+    seam.values = seam.values.to(torch.promote_types(values[0].dtype, torch.float32))
+    return seam
 
 
 def wrap(module: ModuleType, wrapping: Wrapping, call: Wrapper, started: Wrapper) -> None:

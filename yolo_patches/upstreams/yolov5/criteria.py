@@ -37,7 +37,7 @@ class Layers:
 
     def matched(self, counts: list[int], device: Any) -> None:
         """Take this rank's matched targets of each layer."""
-        own = torch.tensor(counts, device=device, dtype=torch.get_default_dtype())
+        own = torch.tensor(counts, device=device, dtype=torch.float64)
         seam = fire(self.run, list(own))
         self.ranks = seam.ranks
         self._weights = [n / mean if n else n for n, mean in zip(own, seam.values)]
