@@ -72,8 +72,9 @@ def releases() -> Path:
         if (folder / name).is_dir():
             continue
         wheels = CACHE / "wheels"
-        # The wheel of yolov5 says Python 3.7 to 3.10, and is pure Python.
-        pure = ("--no-deps", "--only-binary=:all:", "--python-version=3.10")
+        # All are pure Python, whatever they say: yolov5's wheel 3.7 to 3.10, yolo9's 3.11 and newer.
+        python = "3.10" if name == "yolov5" else "3.11"
+        pure = ("--no-deps", "--only-binary=:all:", f"--python-version={python}")
         run(sys.executable, "-m", "pip", "download", "--quiet", *pure, "--dest", wheels, requirement)
         with zipfile.ZipFile(next(wheels.glob(f"{requirement.replace('==', '-')}-*.whl"))) as wheel:
             wheel.extractall(folder / name)
