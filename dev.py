@@ -76,7 +76,8 @@ def releases() -> Path:
         python = "3.10" if name == "yolov5" else "3.11"
         pure = ("--no-deps", "--only-binary=:all:", f"--python-version={python}")
         run(sys.executable, "-m", "pip", "download", "--quiet", *pure, "--dest", wheels, requirement)
-        with zipfile.ZipFile(next(wheels.glob(f"{requirement.replace('==', '-')}-*.whl"))) as wheel:
+        file = requirement.replace("-", "_").replace("==", "-")
+        with zipfile.ZipFile(next(wheels.glob(f"{file}-*.whl"))) as wheel:
             wheel.extractall(folder / name)
     return folder
 
