@@ -8,6 +8,7 @@ training step on two cores; a socket between two threads that wait awake takes a
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.constants import default_pg_timeout
 
 __all__ = ["Neighbours", "neighbours"]
 
@@ -65,6 +67,7 @@ class Neighbours:
 
         Raises:
             ConnectionError: A rank has ended.
+            TimeoutError: A rank has sent nothing for as long as torch's process groups wait.
         """
         rows = message.new_empty((len(self._sockets) + 1, message.numel()))
         rows[self._rank] = message
@@ -86,13 +89,22 @@ def _receive(peer: socket.socket, view: memoryview, rank: int) -> None:
     until = time.monotonic() + AWAKE
     while view:
         try:
-            size = peer.recv_into(view, 0, 0 if time.monotonic() > until else socket.MSG_DONTWAIT)
+            size = peer.recv_into(view, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            yield_cpu()
+            if time.monotonic() < until:
+                yield_cpu()
+            elif not _arrives(peer):
+                raise TimeoutError(f"rank {rank} has sent nothing for {default_pg_timeout}") from None
             continue
         if not size:
             raise ConnectionError(f"rank {rank} has ended in the middle of a training step")
         view = view[size:]
+
+
+def _arrives(peer: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(peer, select.POLLIN)
+    return bool(poll.poll(default_pg_timeout.total_seconds() * 1000))
 
 
 def _connect(group: Any) -> Optional[Neighbours]:
