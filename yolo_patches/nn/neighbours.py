@@ -96,6 +96,8 @@ def _receive(peer: socket.socket, view: memoryview, rank: int) -> None:
             elif not _arrives(peer):
                 raise TimeoutError(f"rank {rank} has sent nothing for {default_pg_timeout}") from None
             continue
+        except ConnectionError:
+            size = 0
         if not size:
             raise ConnectionError(f"rank {rank} has ended in the middle of a training step")
         view = view[size:]
