@@ -80,7 +80,8 @@ names = {"ultralytics.cfg": None, "ultralytics.utils.dist": None, "ultralytics.e
          "ultralytics.engine.model": "Model"}
 owners = [getattr(importlib.import_module(m), c) if c else importlib.import_module(m) for m, c in names.items()]
 handles = [h for w in runtime._wrappings.values() for h in w._handles]
-same = all(inspect.signature(wrapped) == inspect.signature(original) for _, _, original, wrapped in handles)
+functions = [(original, wrapped) for _, _, original, wrapped in handles if callable(original)]  # or a module
+same = all(inspect.signature(wrapped) == inspect.signature(original) for original, wrapped in functions)
 wrapped = sorted(f"{owner.__name__}.{name}" for owner, name, _, _ in handles)
 import yolo_patches
 from yolo_patches import registry
