@@ -70,6 +70,23 @@ def yolov5(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def package9(tmp_path_factory):
+    """Return the folder in which YOLOv9 lies as a package: no wheel has it so; the roots of its imports are changed."""
+    folder = tmp_path_factory.mktemp("packages")
+    root = Path(shutil.copytree(source("yolov9") / "yolov9", folder / "yolov9"))
+    names = "|".join(path.stem for path in root.iterdir())
+    for file in root.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(
+            re.sub(rf"^(\s*)(from|import) ({names})\b", r"\1\2 yolov9.\3", text, flags=re.M), encoding="utf-8"
+        )
+    for path in (root, *root.rglob("*")):
+        if path.is_dir():
+            (path / "__init__.py").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def package5():
     """Return the folder in which the package `yolov5` lies."""
     return source("yolov5")

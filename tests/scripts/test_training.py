@@ -77,6 +77,14 @@ def test_yolov5(script, yolov5, models, data, tmp_path, name):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_yolov9_package(script, package9, models, data, tmp_path):
+    words = arguments(models / "dual.yaml", data("detect"), models / "hyp9.yaml", tmp_path)
+    script(package9, "-m", "yolov9.train_dual", *words, "--noplots", "--patches", "all", PYTHONPATH=str(package9))
+    assert plan(tmp_path / "run")["upstream"]["name"] == "yolov9"
+    for name in ("val-batch", "compat"):
+        assert entry(plan(tmp_path / "run"), name)["verified"] is True
+
+
 def test_yolov5_package(script, package5, models, data, tmp_path):
     words = arguments(models / "v5-detect.yaml", data("detect"), models / "hyp5.yaml", tmp_path)
     script(package5, "-m", "yolov5.train", *words, "--noplots", "--patches", "all", PYTHONPATH=str(package5))
