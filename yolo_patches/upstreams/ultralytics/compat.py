@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +48,8 @@ def filled() -> frozenset[str]:
     )
 
 
-def gaps() -> dict[str, str]:
+@cache
+def gaps() -> Mapping[str, str]:
     """Return what the installed release uses and the installed stack lacks -> what comes of it."""
     found = stack.gaps()
     used = {stack.TORCH_LOAD: not _says("utils/patches.py", r"def torch_load\("),

@@ -77,9 +77,10 @@ def facts(owner: type, args: Mapping[str, Any], ranks: Launcher | None = None) -
         args: Upstream's resolved training arguments.
         ranks: The launcher whose ranks train together, where a patch takes them over.
     """
+    release = version()
     return Facts(
         upstream="ultralytics",
-        version=version(),
+        version=release,
         task=str(args.get("task")),
         world_size=world_size(args.get("device")) if ranks is None else ranks.world_size,
         global_batch=args["batch"],
@@ -94,7 +95,7 @@ def facts(owner: type, args: Mapping[str, Any], ranks: Launcher | None = None) -
         scratch=_from_scratch(args),
         gaps=compat.gaps(),
         rewritten="torch.compile" if args.get("compile") else "quantisation" if args.get("quantize") == 8 else "",
-        mean_loss=(args.get("task") == "classify" and not version().startswith("8.0."))  # there it is a sum over 64
+        mean_loss=(args.get("task") == "classify" and not release.startswith("8.0."))  # there it is a sum over 64
         or any(base.__name__ == "RTDETRTrainer" for base in owner.__mro__),
     )
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Optional
 
-from yolo_patches.runtime import runtime
 from yolo_patches.seams import Normaliser
+from yolo_patches.upstreams import normalising
+from yolo_patches.upstreams.normalising import listening, zero
 
 if TYPE_CHECKING:
     from yolo_patches.run import Run
@@ -31,28 +32,9 @@ _own: ContextVar[bool] = ContextVar("own", default=False)
 _fired: ContextVar[Optional[list[Normaliser]]] = ContextVar("fired", default=None)
 
 
-def listening() -> Run | None:
-    """Return the run whose training step is under way, if an active patch of it waits for normalisers."""
-    import torch
-
-    run: Run | None = runtime.current
-    return run if run is not None and torch.is_grad_enabled() and run.listens(Normaliser) else None
-
-
 def fire(run: Run, like: Any, *values: Any) -> Normaliser:
-    """Fire one criterion call's normalisers.
-
-    Args:
-        run: The run.
-        like: A tensor of the device and the type that the loss is computed in.
-        values: Scalars. Their types may differ between ranks: under AMP, those of a rank without labels are half. So
-            they travel as float64, which holds them all.
-    """
-    import torch
-
-    scalars = [torch.as_tensor(value, device=like.device).detach().double() for value in values]
-    seam = run.fire(Normaliser(torch.stack(scalars)))
-    seam.values = seam.values.to(torch.promote_types(like.dtype, torch.float32))
+    """Fire one criterion call's normalisers, and note it for the criterion that may return before it does."""
+    seam = normalising.fire(run, like, *values)
     fired = _fired.get()
     if fired is not None:
         fired.append(seam)
@@ -106,11 +88,6 @@ def empty(mask: Any) -> bool:
     from yolo_patches.nn.normaliser import Shard
 
     return isinstance(mask, Shard) and not mask.any()
-
-
-def zero(*outputs: Any) -> Any:
-    """Return a zero that depends on each of these tensors."""
-    return sum(output[..., :0].sum() for output in outputs)
 
 
 def prompted(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:

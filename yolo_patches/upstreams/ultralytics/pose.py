@@ -5,16 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from yolo_patches.upstreams.ultralytics.normalisers import (
-    Args,
-    Kwargs,
-    Wrapped,
-    deferred,
-    empty,
-    fire,
-    listening,
-    zero,
-)
+from yolo_patches.upstreams.normalising import listening, zero
+from yolo_patches.upstreams.ultralytics.normalisers import Args, Kwargs, Wrapped, deferred, empty, fire
 
 #: Terms of PoseLoss26, in upstream's order -> what each is divided by. Releases before 8.4.105 do not name them.
 TERMS = {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from yolo_patches.nn.normaliser import Plain
 from yolo_patches.run import Run
-from yolo_patches.upstreams.scripts.criteria import fire, listening, zero
+from yolo_patches.upstreams.normalising import fire, listening, zero
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -38,7 +38,7 @@ class Layers:
     def matched(self, counts: list[int], device: Any) -> None:
         """Take this rank's matched targets of each layer."""
         own = torch.tensor(counts, device=device, dtype=torch.float64)
-        seam = fire(self.run, list(own))
+        seam = fire(self.run, own, *own)
         self.ranks = seam.ranks
         self._weights = [n / mean if n else n for n, mean in zip(own, seam.values)]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from yolo_patches.nn.normaliser import Shard
 from yolo_patches.run import Run
-from yolo_patches.upstreams.scripts.criteria import fire, listening, zero
+from yolo_patches.upstreams.normalising import fire, listening, zero
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -57,7 +57,7 @@ class Branches:
         """Fire the sums of all branches that have none yet as one seam."""
         if not self._open:
             return
-        seam = fire(self.run, [shard.truth for shard in self._open])
+        seam = fire(self.run, self._open[0].truth, *(shard.truth for shard in self._open))
         self.ranks = seam.ranks
         for shard, mean in zip(self._open, seam.values):
             shard.average = mean if mean or not seam.instead else torch.full_like(mean, seam.instead / seam.ranks)
