@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,17 @@ from yolo_patches.seams import Facts, Seam, TrainStart
 from yolo_patches.selection import Selection
 
 S = TypeVar("S", bound=Seam)
+
+#: Set while `doctor` asks: nothing is trained, the run is raised instead.
+forecasting: ContextVar[bool] = ContextVar("forecasting", default=False)
+
+
+class Forecast(BaseException):
+    """Carries the run out of upstream's own start of a training that `doctor` asked about; no handler may stop it."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("forecast")
+        self.run = run
 
 
 def consult(selection: Selection, seam: S) -> S:

@@ -15,11 +15,12 @@ from typing import Any
 
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import Plan
+from yolo_patches.run import Forecast, forecasting
 from yolo_patches.runtime import Adapter
 from yolo_patches.seams import Seam
 from yolo_patches.upstreams.scripts import importing, recognition
 from yolo_patches.upstreams.scripts.layout import Layout
-from yolo_patches.upstreams.scripts.session import Session, caller, forecasting
+from yolo_patches.upstreams.scripts.session import Session, caller
 from yolo_patches.wrapping import Wrapping
 
 #: Modules that import pkg_resources.
@@ -94,8 +95,6 @@ class Scripts(Adapter):
 
     def forecast(self, words: list[str]) -> Plan:
         """Let the script come as far as its `train()`, which has every argument and has made nothing."""
-        from yolo_patches.upstreams.scripts.training import Forecast
-
         script = Path(words[0]).resolve()
         if not any(script == Path(folder, name) for folder in script.parents for name in self._scripts(folder)):
             raise PatchesError(f"{words[0]} is no training script; {self.name} has {', '.join(self.layout.scripts)}")

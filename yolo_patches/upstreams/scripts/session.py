@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
-from yolo_patches.run import consult
+from yolo_patches.run import consult, forecasting
 from yolo_patches.runtime import runtime
 from yolo_patches.seams import StackGap
 from yolo_patches.selection import NONE, Selection, parse
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 FLAG = "--patches"
 #: Arguments with which users name files that upstream unpickles.
 NAMING = ("--weights", "--resume")
-
-#: Set while `doctor` asks: nothing is trained, the plan is raised instead.
-forecasting: ContextVar[bool] = ContextVar("forecasting", default=False)
 
 
 def split(arguments: list[str]) -> tuple[list[str], str | None]:

@@ -14,7 +14,7 @@ import wrapt
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
-from yolo_patches.run import Run
+from yolo_patches.run import Forecast, Run, forecasting
 from yolo_patches.runtime import environment, runtime
 from yolo_patches.seams import (
     Facts,
@@ -31,7 +31,7 @@ from yolo_patches.seams import (
 from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams import stack
 from yolo_patches.upstreams.scripts.layout import Layout
-from yolo_patches.upstreams.scripts.session import Session, fail, forecasting
+from yolo_patches.upstreams.scripts.session import Session, fail
 
 Call = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -42,14 +42,6 @@ NBS = 64
 #: Written into every script: its least number of warm-up iterations.
 LEAST_WARM_UP = 100
 RANK = int(os.getenv("RANK", "-1"))
-
-
-class Forecast(BaseException):
-    """Carries the plan out of upstream's own start of a training that `doctor` asked about; no handler may stop it."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__("forecast")
-        self.run = run
 
 
 class Training:

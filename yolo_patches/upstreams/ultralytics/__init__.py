@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import Plan
+from yolo_patches.run import Forecast, forecasting
 from yolo_patches.runtime import Adapter
 from yolo_patches.seams import Seam
 from yolo_patches.upstreams.ultralytics import commands, compat, criteria, ddp, trainer
@@ -50,13 +51,13 @@ class Ultralytics(Adapter):
 
     def forecast(self, words: list[str]) -> Plan:
         """Let `yolo train` come as far as its trainer's constructor, which has every argument and has made nothing."""
-        token = trainer.forecasting.set(True)
+        token = forecasting.set(True)
         try:
             self.command(words if "train" in words or "mode=train" in words else ["train", *words])
-        except trainer.Forecast as forecast:
+        except Forecast as forecast:
             return forecast.run.plan
         finally:
-            trainer.forecasting.reset(token)
+            forecasting.reset(token)
         raise PatchesError(f"'yolo {' '.join(words)}' starts no training; give what you would give to 'yolo train'")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.plan import FILE_NAME, recorded_selection
-from yolo_patches.run import Run
+from yolo_patches.run import Forecast, Run, forecasting
 from yolo_patches.runtime import ABSENT, environment, runtime
 from yolo_patches.seams import (
     EpochLosses,
@@ -68,18 +67,6 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
 REQUIRED = ("__init__", "train")
 #: Errors that say "you may not write there", as against a fault of the disk.
 UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
-
-
-class Forecast(BaseException):
-    """Carries the plan out of upstream's own start of a training that `doctor` asked about; no handler may stop it."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__("forecast")
-        self.run = run
-
-
-#: Set while `doctor` asks: the trainer is not built, the plan is raised instead.
-forecasting: ContextVar[bool] = ContextVar("forecasting", default=False)
 
 
 def defects(owner: type, methods: Iterable[str]) -> list[str]:
