@@ -64,9 +64,9 @@ def activate(name: str, spec: ModuleSpec | None = None) -> None:
             upstream = of_package(spec)
         if upstream is None:
             return
-        from yolo_patches.runtime import runtime
+        from yolo_patches.activation import activation
 
-        runtime.watch(upstream)
+        activation.watch(upstream)
     except Exception as error:  # an import of somebody's training package must not fail because of us
         print(f"yolo-patches: inactive, its start-up failed: {type(error).__name__}: {error}", file=sys.stderr)
 

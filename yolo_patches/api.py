@@ -10,7 +10,7 @@ from typing import Any
 
 from yolo_patches import __version__, registry
 from yolo_patches._bootstrap import PACKAGES, pending, rearm
-from yolo_patches.runtime import runtime
+from yolo_patches.activation import activation
 from yolo_patches.selection import parse
 
 
@@ -20,7 +20,7 @@ def watch() -> None:
     for name in registry.upstreams():
         # A checkout is noticed when it is imported; what the hook does not know, and what is imported, cannot wait.
         if (name not in PACKAGES or name in ("ultralytics", *sys.modules)) and find_spec(name) is not None:
-            runtime.watch(name)
+            activation.watch(name)
 
 
 def apply(spec: Any = "default") -> None:
@@ -34,7 +34,7 @@ def apply(spec: Any = "default") -> None:
     """
     selection = parse(spec, registry.specs(), "apply()")
     watch()
-    runtime.applied = selection
+    activation.applied = selection
 
 
 def revert() -> None:
@@ -43,7 +43,7 @@ def revert() -> None:
     Raises:
         PatchesError: Somebody else has wrapped on top of us; nothing is changed then.
     """
-    runtime.revert()
+    activation.revert()
 
 
 @contextmanager
@@ -56,15 +56,15 @@ def applied(spec: Any = "default") -> Iterator[None]:
     Raises:
         PatchesError: The specification is not valid.
     """
-    before, active = runtime.applied, runtime.active or pending()
+    before, active = activation.applied, activation.active or pending()
     apply(spec)
     try:
         yield
     finally:
         if active:
-            runtime.applied = before
+            activation.applied = before
         else:
-            runtime.revert()
+            activation.revert()
 
 
 def status() -> dict[str, Any]:
@@ -75,11 +75,11 @@ def status() -> dict[str, Any]:
         `apply` or the environment variable asks for, "default" where neither speaks. patches: The registered patches'
         names. run: The plan of the last training in this process, as in patches.json, or None.
     """
-    selection = runtime.selection()
+    selection = activation.selection()
     return {
         "version": __version__,
-        "active": list(runtime.active),
+        "active": list(activation.active),
         "selection": "default" if selection is None else selection.text,
         "patches": list(registry.patches()),
-        "run": None if runtime.last_run is None else runtime.last_run.plan.to_dict(),
+        "run": None if activation.last_run is None else activation.last_run.plan.to_dict(),
     }

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from yolo_patches import __version__, api, registry
+from yolo_patches.activation import Adapter
 from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.plan import Plan
-from yolo_patches.runtime import Adapter
 from yolo_patches.selection import COMMON_OPTIONS, Option
 from yolo_patches.upstreams.scripts import recognition
 

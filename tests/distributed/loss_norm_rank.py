@@ -20,9 +20,9 @@ from ultralytics.utils import loss as upstream
 
 import yolo_patches.api
 from yolo_patches import registry
+from yolo_patches.activation import activation
+from yolo_patches.lifecycle import Run
 from yolo_patches.nn.sync_batchnorm import convert
-from yolo_patches.run import Run
-from yolo_patches.runtime import runtime
 from yolo_patches.seams import Facts
 from yolo_patches.selection import parse
 from yolo_patches.upstreams.ultralytics.facts import NORMALISERS, version
@@ -174,7 +174,7 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
                 if variant != "upstream":
                     convert(copy)
                 likelihoods.clear()
-                before, runtime.current = calls.count, run if variant == "patched" else None
+                before, activation.current = calls.count, run if variant == "patched" else None
                 trained = DistributedDataParallel(copy, find_unused_parameters=True) if ddp else copy
                 found = gradient(trained, shard(deepcopy(batch)), ranks)
                 if not ddp:
@@ -191,7 +191,7 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
                         with torch.no_grad():
                             copy(shard(deepcopy(batch)))
                     row["no_grad calls"] = calls.count - before - row["patched calls"]
-                runtime.current = None
+                activation.current = None
             yield row
 
 

@@ -18,8 +18,8 @@ import torch.distributed as dist  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from yolo_patches import api, registry  # noqa: E402
-from yolo_patches.run import Run  # noqa: E402
-from yolo_patches.runtime import runtime  # noqa: E402
+from yolo_patches.activation import activation  # noqa: E402
+from yolo_patches.lifecycle import Run  # noqa: E402
 from yolo_patches.seams import Facts, ModelBuilt, TrainStart  # noqa: E402
 from yolo_patches.selection import parse  # noqa: E402
 
@@ -63,7 +63,7 @@ def step(model_file, task, module, criterion, objects, spec):
     words = registry.adapter(name).layout.tasks[task].normaliser
     facts = Facts(name, "checkout", task, ranks, IMAGES, 2, normaliser=words, own_ranks=True, floored=floored)
     run = Run(facts, parse(spec, registry.specs()), {})
-    before, runtime.current = runtime.current, run
+    before, activation.current = activation.current, run
     run.fire(ModelBuilt(model))
     trained = DistributedDataParallel(model, static_graph=True) if ranks > 1 else model
     trained.hyp = model.hyp  # the scripts put it on whatever they train
@@ -78,7 +78,7 @@ def step(model_file, task, module, criterion, objects, spec):
     (loss * ranks).sum().backward()
     run.verify(TrainStart(None, normalises=True, model=trained), IMAGES)
     run.verify(TrainStart(None, normalises=True, model=trained), IMAGES)
-    runtime.current = before
+    activation.current = before
     return {
         "gradient": torch.cat([_gradient(p).flatten() for p in model.parameters() if p.requires_grad]),
         "statistics": torch.cat([b.flatten() for n, b in model.named_buffers() if "running" in n]),

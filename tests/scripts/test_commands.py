@@ -102,12 +102,12 @@ def test_run_without_the_start_up_hook(python, yolov9, models, data, tmp_path):
 REVERT = """
 import inspect, json, sys
 import yolo_patches
-from yolo_patches.runtime import runtime
+from yolo_patches.activation import activation
 import val_dual, segment.val
 from utils import autobatch, dataloaders, general, loss_tal, loss_tal_dual, plots, torch_utils
 from utils.segment import dataloaders, loss_tal as segment_loss
 finders = len(sys.meta_path)
-handles = [h for w in runtime._wrappings.values() for h in w._handles]
+handles = [h for w in activation._wrappings.values() for h in w._handles]
 wrapped = sorted({f"{owner.__name__}.{name}" for owner, name, _, _ in handles})
 same = all(inspect.signature(w) == inspect.signature(o) for _, _, o, w in handles if inspect.isfunction(o))
 yolo_patches.revert()

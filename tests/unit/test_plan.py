@@ -10,8 +10,8 @@ import pytest
 
 from yolo_patches import __version__, registry
 from yolo_patches.errors import PatchesError
+from yolo_patches.lifecycle import Run
 from yolo_patches.plan import FILE_NAME, STATUSES, recorded_selection
-from yolo_patches.run import Run
 from yolo_patches.seams import Facts, TrainStart, ValLoader
 from yolo_patches.selection import parse
 

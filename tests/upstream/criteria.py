@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import ClassificationModel, DetectionModel, PoseModel,
 from ultralytics.utils import loss, tal
 
 import yolo_patches.api
-from yolo_patches.runtime import runtime
+from yolo_patches.activation import activation
 from yolo_patches.upstreams.ultralytics import criteria
 
 MODULES = {module.__name__: module for module in (tal, loss, detr)}
@@ -58,7 +58,7 @@ def early_return():
     inner = SimpleNamespace(device="cpu", reg_max=16, parse_output=lambda preds: preds)
     vars(criterion).update(ori_nc=2, ori_reg_max=16, vp_criterion=inner, loss_names=("box", "cls", "dfl"))
     named = "loss" in vars(cls)
-    runtime.current = run = Recorder()
+    activation.current = run = Recorder()
     criterion({"scores": torch.zeros(1, 2, 4)} if named else [torch.zeros(1, 66, 2, 2)], {})
     return run.seams
 
@@ -76,7 +76,7 @@ def main():
     answer["present"] = sum(method is not None for method in wrapped)
 
     plain, _ = assign()
-    runtime.current = run = Recorder()
+    activation.current = run = Recorder()
     shared, assigner = assign()
     with torch.no_grad():
         quiet, _ = assign()
@@ -89,7 +89,7 @@ def main():
     torch.save(assigner, file)
     answer["pickled"] = [b"yolo_patches" in data for data in (file.getvalue(), pickle.dumps(assigner))]
     answer["early return"] = early_return()
-    runtime.current = None
+    activation.current = None
 
     answer["reaches"] = [
         reaches(DetectionModel, "yolov8n"),

@@ -75,11 +75,11 @@ def test_signatures_seams_and_revert(version, release, python):
     """Every wrapper has the signature of what it wraps, nothing is missing, and revert restores the very objects."""
     code = """
 import importlib, inspect, json
-from yolo_patches.runtime import runtime
+from yolo_patches.activation import activation
 names = {"ultralytics.cfg": None, "ultralytics.utils.dist": None, "ultralytics.engine.trainer": "BaseTrainer",
          "ultralytics.engine.model": "Model"}
 owners = [getattr(importlib.import_module(m), c) if c else importlib.import_module(m) for m, c in names.items()]
-handles = [h for w in runtime._wrappings.values() for h in w._handles]
+handles = [h for w in activation._wrappings.values() for h in w._handles]
 functions = [(original, wrapped) for _, _, original, wrapped in handles if callable(original)]  # or a module
 same = all(inspect.signature(wrapped) == inspect.signature(original) for original, wrapped in functions)
 wrapped = sorted(f"{owner.__name__}.{name}" for owner, name, _, _ in handles)

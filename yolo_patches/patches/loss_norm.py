@@ -58,12 +58,12 @@ class LossNorm(Patch):
 
     def _log(self, seam: EpochLosses) -> None:
         """Log the whole batch's losses: divided by one normaliser, a rank's own are a share and no longer a loss."""
-        from yolo_patches.nn.normaliser import rank_mean
+        from yolo_patches.nn.shards import rank_mean
 
         seam.values, _ = rank_mean(seam.values)
 
     def _average(self, seam: Normaliser) -> None:
-        from yolo_patches.nn.normaliser import rank_mean  # where a normaliser is, torch has been imported
+        from yolo_patches.nn.shards import rank_mean  # where a normaliser is, torch has been imported
 
         seam.values, seam.ranks = rank_mean(seam.values)
         seam.instead = self._instead

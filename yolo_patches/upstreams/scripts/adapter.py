@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from yolo_patches.activation import Adapter
 from yolo_patches.errors import PatchesError
+from yolo_patches.lifecycle import Forecast, forecasting
 from yolo_patches.plan import Plan
-from yolo_patches.run import Forecast, forecasting
-from yolo_patches.runtime import Adapter
 from yolo_patches.seams import Seam
 from yolo_patches.upstreams.scripts import importing, recognition
 from yolo_patches.upstreams.scripts.layout import Layout

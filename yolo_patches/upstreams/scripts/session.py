@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from yolo_patches import registry
+from yolo_patches.activation import activation
 from yolo_patches.errors import PatchesError
-from yolo_patches.run import consult, forecasting
-from yolo_patches.runtime import runtime
+from yolo_patches.lifecycle import consult, forecasting
 from yolo_patches.seams import StackGap
 from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams.scripts.layout import Layout
@@ -122,8 +122,8 @@ class Session:
                 sys.argv[1:], given = split(sys.argv[1:])
                 if given is not None:
                     parse(given, registry.specs(), f"argument {FLAG}")
-                    runtime.command_line = given
-            chosen = runtime.selection()
+                    activation.command_line = given
+            chosen = activation.selection()
         except PatchesError as error:
             if forecasting.get():
                 raise

@@ -12,10 +12,10 @@ from typing import Any
 import wrapt
 
 from yolo_patches import registry
+from yolo_patches.activation import activation, environment
 from yolo_patches.errors import PatchesError
+from yolo_patches.lifecycle import Forecast, Run, forecasting
 from yolo_patches.plan import FILE_NAME, recorded_selection
-from yolo_patches.run import Forecast, Run, forecasting
-from yolo_patches.runtime import environment, runtime
 from yolo_patches.seams import (
     Facts,
     ModelBuilt,
@@ -158,8 +158,8 @@ def train(session: Session, floored: Callable[[type], bool]) -> Call:
             raise Forecast(run)
         session.own, session.named = Path(opt.save_dir) / "weights", [opt.weights, opt.resume]
         training = session.training = Training(session, run, opt)
-        runtime.last_run = run
-        before, runtime.current = runtime.current, run
+        activation.last_run = run
+        before, activation.current = activation.current, run
         try:
             with environment(run.selection.text):  # loaders' workers may be fresh processes that import the script
                 result = wrapped(*args, **kwargs)
@@ -170,7 +170,7 @@ def train(session: Session, floored: Callable[[type], bool]) -> Call:
             fail(error)
         finally:
             session.training = None
-            runtime.current = before
+            activation.current = before
 
     return wrapper
 
@@ -185,7 +185,7 @@ def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool
 
 def _selection(opt: Any) -> Selection:
     """Return the selection; where nobody said any, a resumed run goes on as it started, a new one takes `default`."""
-    given = runtime.selection()
+    given = activation.selection()
     if given is not None:
         return given
     if not opt.resume:

@@ -8,12 +8,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import ClassVar
 
+from yolo_patches.activation import Adapter
 from yolo_patches.errors import PatchesError
+from yolo_patches.lifecycle import Forecast, forecasting
 from yolo_patches.plan import Plan
-from yolo_patches.run import Forecast, forecasting
-from yolo_patches.runtime import Adapter
 from yolo_patches.seams import Seam
-from yolo_patches.upstreams.ultralytics import commands, compat, criteria, ddp, trainer
+from yolo_patches.upstreams.ultralytics import commands, ddp, loss_wrappers, stack_gaps, trainer
 from yolo_patches.upstreams.ultralytics.facts import version
 from yolo_patches.wrapping import Wrapping
 
@@ -31,8 +31,8 @@ class Ultralytics(Adapter):
             "ultralytics.engine.model": commands.install_model,
             "ultralytics.engine.trainer": trainer.install,
             "ultralytics.utils.dist": ddp.install,
-            **dict.fromkeys(criteria.MODULES, criteria.install),
-            **dict.fromkeys(compat.MODULES, compat.install),
+            **dict.fromkeys(loss_wrappers.MODULES, loss_wrappers.install),
+            **dict.fromkeys(stack_gaps.MODULES, stack_gaps.install),
         }
 
     def missing(self) -> Mapping[type[Seam], str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from yolo_patches.activation import ABSENT, activation
 from yolo_patches.errors import PatchesError
-from yolo_patches.runtime import ABSENT, runtime
 from yolo_patches.wrapping import Wrapping
 
 KEY = "patches"
@@ -28,7 +28,7 @@ def take_argument(module: ModuleType, wrapping: Wrapping) -> None:
     `python -m ultralytics.cfg.__init__`, a second copy of that module in which no wrapper of ours exists.
     """
     if _is_yolo_command():
-        kept, runtime.command_line = split(sys.argv[1:])
+        kept, activation.command_line = split(sys.argv[1:])
         sys.argv[1:] = kept
 
 
@@ -107,7 +107,7 @@ def install_model(module: ModuleType, wrapping: Wrapping) -> None:
 
 def _train(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kwargs = dict(kwargs)
-    with runtime.call(kwargs.pop(KEY, ABSENT)):
+    with activation.call(kwargs.pop(KEY, ABSENT)):
         return wrapped(*args, **kwargs)
 
 
@@ -116,8 +116,8 @@ def _without_effect(
 ) -> Any:
     kwargs = dict(kwargs)
     given = kwargs.pop(KEY, ABSENT) is not ABSENT
-    if runtime.argument is None and runtime.command_line is not None:
-        given, runtime.command_line = True, None
+    if activation.argument is None and activation.command_line is not None:
+        given, activation.command_line = True, None
     if given:
         from ultralytics.utils import LOGGER
 

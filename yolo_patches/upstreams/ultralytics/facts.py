@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_patches.seams import Facts, Launcher
-from yolo_patches.upstreams.ultralytics import compat
+from yolo_patches.upstreams.ultralytics import stack_gaps
 
 #: Tasks whose validation loader upstream builds with the training batch itself: obb in every supported release,
 #: semantic and depth since the releases that brought them (8.4.55, 8.4.105).
@@ -93,7 +93,7 @@ def facts(owner: type, args: Mapping[str, Any], ranks: Launcher | None = None) -
         optimizer=str(args["optimizer"]),
         model=Path(str(args.get("model"))).stem,
         scratch=_from_scratch(args),
-        gaps=compat.gaps(),
+        gaps=stack_gaps.gaps(),
         rewritten="torch.compile" if args.get("compile") else "quantisation" if args.get("quantize") == 8 else "",
         mean_loss=(args.get("task") == "classify" and not release.startswith("8.0."))  # there it is a sum over 64
         or any(base.__name__ == "RTDETRTrainer" for base in owner.__mro__),

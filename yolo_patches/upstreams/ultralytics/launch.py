@@ -21,7 +21,7 @@ from typing import Any
 
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
-from yolo_patches.run import Run
+from yolo_patches.lifecycle import Run
 from yolo_patches.seams import Launcher, Ranks, Seam
 from yolo_patches.selection import Selection
 from yolo_patches.upstreams.ultralytics import stand_ins

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from yolo_patches.run import Run
+from yolo_patches.lifecycle import Run
 from yolo_patches.seams import OptimizerBuilt, OptimizerChoice, OptimizerRestored, OptimizerStep, WarmUp
 from yolo_patches.wrapping import bind
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from yolo_patches import registry
+from yolo_patches.activation import ABSENT, activation, environment
 from yolo_patches.errors import PatchesError
+from yolo_patches.lifecycle import Forecast, Run, forecasting
 from yolo_patches.plan import FILE_NAME, recorded_selection
-from yolo_patches.run import Forecast, Run, forecasting
-from yolo_patches.runtime import ABSENT, environment, runtime
 from yolo_patches.seams import (
     EpochLosses,
     ModelBuilt,
@@ -36,7 +36,7 @@ from yolo_patches.seams import (
     WarmUp,
 )
 from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams.ultralytics import compat, criteria, launch
+from yolo_patches.upstreams.ultralytics import launch, loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.commands import KEY
 from yolo_patches.upstreams.ultralytics.facts import facts, version
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
@@ -90,7 +90,7 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
         owner: BaseTrainer, or the class of a live trainer: a user's subclass may lack what upstream has.
     """
     found = {seam: defects(owner, methods) for seam, methods in SEAMS.items()}
-    found[Normaliser] = criteria.defects()
+    found[Normaliser] = loss_wrappers.defects()
     found[Ranks] = launch.defects(owner)
     found[StackGap] = []
     return {seam: "; ".join(why) for seam, why in found.items() if why}
@@ -114,7 +114,7 @@ def _init(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwa
         if name in call.arguments:
             call.arguments[name], found = _without_key(call.arguments[name])
             argument = argument if found is ABSENT else found
-    selection = runtime.selection(argument)
+    selection = activation.selection(argument)
     if forecasting.get():
         raise Forecast(_forecast(type(trainer), call, selection))
     runs: list[Run] = []
@@ -178,7 +178,7 @@ class _Attachment:
     def __init__(self, trainer: Any, run: Run) -> None:
         self.trainer = trainer
         self.run = run
-        runtime.last_run = run
+        activation.last_run = run
         for method in ("train", "run_callbacks", "get_dataloader", "set_model_attributes"):
             if not defects(type(trainer), (method,)):
                 bind(trainer, method, getattr(self, f"_{method}"))
@@ -187,12 +187,12 @@ class _Attachment:
             self.optimization = Optimization(trainer, run)
 
     def _train(self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        before, runtime.current = runtime.current, self.run
+        before, activation.current = activation.current, self.run
         try:
             with environment(self.run.selection.text):  # what the DDP workers that this may start will read
                 return wrapped(*args, **kwargs)
         finally:
-            runtime.current = before
+            activation.current = before
 
     def _get_dataloader(
         self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -236,11 +236,11 @@ class _Attachment:
 
         live = TrainStart(
             val_loader=getattr(self.trainer, "test_loader", None),
-            normalises=criteria.normalises(self.trainer.model),
+            normalises=loss_wrappers.normalises(self.trainer.model),
             train_loader=self.trainer.train_loader,
             optimizer=self.trainer.optimizer,
             model=self.trainer.model,
-            filled=compat.filled(),
+            filled=stack_gaps.filled(),
         )
         self.run.verify(live, self.trainer.batch_size)
         if RANK not in {-1, 0}:

@@ -24,14 +24,14 @@ LAYOUT = Layout(
 def install(session: Session, name: str, module: ModuleType) -> None:
     """Wrap the criterion of one module, and the function with which it takes means over matched targets."""
     from yolo_patches.upstreams.scripts import functions
-    from yolo_patches.upstreams.scripts.criteria import wrap
-    from yolo_patches.upstreams.yolov5 import criteria
+    from yolo_patches.upstreams.scripts.criterion_classes import wrap
+    from yolo_patches.upstreams.yolov5 import losses
 
-    wrap(module, session.wrapping, criteria.compute, partial(functions.started, session))
+    wrap(module, session.wrapping, losses.compute, partial(functions.started, session))
     if "bbox_iou" not in vars(module) or "build_targets" not in vars(getattr(module, "ComputeLoss", object)):
         return  # `Layout.defects` says so
-    session.wrapping.wrap(module.ComputeLoss, "build_targets", criteria.build_targets)
-    session.wrapping.wrap(module, "bbox_iou", criteria.bbox_iou)
+    session.wrapping.wrap(module.ComputeLoss, "build_targets", losses.build_targets)
+    session.wrapping.wrap(module, "bbox_iou", losses.bbox_iou)
 
 
 def floored(criterion: type) -> bool:

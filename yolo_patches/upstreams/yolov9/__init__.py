@@ -47,14 +47,14 @@ LAYOUT = Layout(
 def install(session: Session, name: str, module: ModuleType) -> None:
     """Wrap the criteria, or the assigner, of one module."""
     from yolo_patches.upstreams.scripts import functions
-    from yolo_patches.upstreams.scripts.criteria import wrap
-    from yolo_patches.upstreams.yolov9 import criteria
+    from yolo_patches.upstreams.scripts.criterion_classes import wrap
+    from yolo_patches.upstreams.yolov9 import losses
 
     if name.endswith(".assigner"):
         if "forward" in vars(getattr(module, "TaskAlignedAssigner", object)):
-            session.wrapping.wrap(module.TaskAlignedAssigner, "forward", criteria.assign)
+            session.wrapping.wrap(module.TaskAlignedAssigner, "forward", losses.assign)
     else:
-        wrap(module, session.wrapping, criteria.compute, partial(functions.started, session))
+        wrap(module, session.wrapping, losses.compute, partial(functions.started, session))
 
 
 def floored(criterion: type) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from yolo_patches.upstreams.normalising import listening, zero
-from yolo_patches.upstreams.ultralytics.normalisers import Args, Kwargs, Wrapped, deferred, empty, fire
+from yolo_patches.upstreams.normaliser_calls import listening, zero
+from yolo_patches.upstreams.ultralytics.assigned_losses import Args, Kwargs, Wrapped, deferred, empty, fire
 
 #: Terms of PoseLoss26, in upstream's order -> what each is divided by. Releases before 8.4.105 do not name them.
 TERMS = {
@@ -22,7 +22,7 @@ L1 = "l1_loss"  # takes the place of dfl_loss where boxes are regressed without 
 
 def keypoints(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
     """Multiply v8PoseLoss's means over this rank's foreground by its share of all foreground."""
-    from yolo_patches.nn.normaliser import Shard
+    from yolo_patches.nn.shards import Shard
 
     call = inspect.signature(wrapped).bind(*args, **kwargs).arguments
     mask = call["masks"]
@@ -80,7 +80,7 @@ def rle(wrapped: Wrapped, module: Any, args: Args, kwargs: Kwargs) -> Any:
     own = deferred.get()
     if own is None:
         return term
-    from yolo_patches.nn.normaliser import Unfloored
+    from yolo_patches.nn.shards import Unfloored
 
     sigma = args[0] if args else kwargs["sigma"]
     own.update(visible=float(len(sigma)), likelihood=term.as_subclass(Unfloored))

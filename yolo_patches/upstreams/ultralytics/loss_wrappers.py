@@ -20,27 +20,27 @@ from typing import Any
 
 import wrapt
 
-from yolo_patches.upstreams.ultralytics import detr, normalisers, pose
+from yolo_patches.upstreams.ultralytics import assigned_losses, detr_losses, pose_losses
 from yolo_patches.wrapping import Wrapper, Wrapping
 
 #: Where each criterion's normalisers come to the seam: every criterion that has some holds an instance of one of these.
-ASSIGNER = ("ultralytics.utils.tal", "TaskAlignedAssigner", "forward", normalisers.assign)
-DETR = ("ultralytics.models.utils.loss", "RTDETRDetectionLoss", "forward", detr.forward)
+ASSIGNER = ("ultralytics.utils.tal", "TaskAlignedAssigner", "forward", assigned_losses.assign)
+DETR = ("ultralytics.models.utils.loss", "RTDETRDetectionLoss", "forward", detr_losses.forward)
 #: (module, class, method, wrapper). What the installed release does not have is left out.
 WRAPPERS: tuple[tuple[str, str, str, Wrapper], ...] = (
     ASSIGNER,
-    ("ultralytics.utils.loss", "v8SegmentationLoss", "__call__", normalisers.segment),  # 8.4 on: inherited
-    ("ultralytics.utils.loss", "v8SegmentationLoss", "calculate_segmentation_loss", normalisers.masks),
-    ("ultralytics.utils.loss", "v8PoseLoss", "calculate_keypoints_loss", pose.keypoints),
-    ("ultralytics.utils.loss", "PoseLoss26", "loss", pose.pose26),
-    ("ultralytics.utils.loss", "RLELoss", "forward", pose.rle),
+    ("ultralytics.utils.loss", "v8SegmentationLoss", "__call__", assigned_losses.segment),  # 8.4 on: inherited
+    ("ultralytics.utils.loss", "v8SegmentationLoss", "calculate_segmentation_loss", assigned_losses.masks),
+    ("ultralytics.utils.loss", "v8PoseLoss", "calculate_keypoints_loss", pose_losses.keypoints),
+    ("ultralytics.utils.loss", "PoseLoss26", "loss", pose_losses.pose26),
+    ("ultralytics.utils.loss", "RLELoss", "forward", pose_losses.rle),
     # E2E heads call `loss`; earlier releases have `__call__` alone, later ones come from there to `loss`.
-    ("ultralytics.utils.loss", "TVPDetectLoss", "loss", normalisers.prompted),
-    ("ultralytics.utils.loss", "TVPDetectLoss", "__call__", normalisers.prompted),
-    ("ultralytics.utils.loss", "TVPSegmentLoss", "loss", normalisers.prompted),
-    ("ultralytics.utils.loss", "TVPSegmentLoss", "__call__", normalisers.prompted),
+    ("ultralytics.utils.loss", "TVPDetectLoss", "loss", assigned_losses.prompted),
+    ("ultralytics.utils.loss", "TVPDetectLoss", "__call__", assigned_losses.prompted),
+    ("ultralytics.utils.loss", "TVPSegmentLoss", "loss", assigned_losses.prompted),
+    ("ultralytics.utils.loss", "TVPSegmentLoss", "__call__", assigned_losses.prompted),
     DETR,
-    ("ultralytics.models.utils.loss", "DETRLoss", "_get_loss_class", detr.class_loss),
+    ("ultralytics.models.utils.loss", "DETRLoss", "_get_loss_class", detr_losses.class_loss),
 )
 MODULES = tuple({module: None for module, *_ in WRAPPERS})
 
@@ -76,7 +76,7 @@ def normalises(model: Any) -> bool:
         cls = getattr(sys.modules.get(module), owner, None)
         if cls is not None and any(isinstance(part, cls) for part in parts):
             seams.append(isinstance(vars(cls).get(name), wrapt.FunctionWrapper))
-    return bool(seams) and all(seams) and not any(map(pose.unknown_terms, parts))
+    return bool(seams) and all(seams) and not any(map(pose_losses.unknown_terms, parts))
 
 
 def _parts(criterion: Any, depth: int) -> list[Any]:

@@ -14,11 +14,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Optional
 
 from yolo_patches.seams import Normaliser
-from yolo_patches.upstreams import normalising
-from yolo_patches.upstreams.normalising import listening, zero
+from yolo_patches.upstreams import normaliser_calls
+from yolo_patches.upstreams.normaliser_calls import listening, zero
 
 if TYPE_CHECKING:
-    from yolo_patches.run import Run
+    from yolo_patches.lifecycle import Run
 
 Wrapped = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -34,7 +34,7 @@ _fired: ContextVar[Optional[list[Normaliser]]] = ContextVar("fired", default=Non
 
 def fire(run: Run, like: Any, *values: Any) -> Normaliser:
     """Fire one criterion call's normalisers, and note it for the criterion that may return before it does."""
-    seam = normalising.fire(run, like, *values)
+    seam = normaliser_calls.fire(run, like, *values)
     fired = _fired.get()
     if fired is not None:
         fired.append(seam)
@@ -47,7 +47,7 @@ def assign(wrapped: Wrapped, assigner: Any, args: Args, kwargs: Kwargs) -> Any:
     run = listening()
     if run is None:
         return result
-    from yolo_patches.nn.normaliser import Shard
+    from yolo_patches.nn.shards import Shard
 
     labels, boxes, scores, mask, *rest = result
     total, foreground = scores.sum(), mask.sum()
@@ -85,7 +85,7 @@ def masks(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def empty(mask: Any) -> bool:
     """Return whether upstream has been told of foreground that other ranks have and this one does not."""
-    from yolo_patches.nn.normaliser import Shard
+    from yolo_patches.nn.shards import Shard
 
     return isinstance(mask, Shard) and not mask.any()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from yolo_patches.upstreams.normalising import listening
-from yolo_patches.upstreams.ultralytics.normalisers import Args, Kwargs, Wrapped, fire
+from yolo_patches.upstreams.normaliser_calls import listening
+from yolo_patches.upstreams.ultralytics.assigned_losses import Args, Kwargs, Wrapped, fire
 
 #: Set while a loss runs to whose whole batch any rank contributes a ground truth.
 _any_rank: ContextVar[bool] = ContextVar("any_rank", default=False)

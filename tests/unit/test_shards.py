@@ -9,7 +9,7 @@ from yolo_patches.seams import Facts, TrainStart
 
 torch = pytest.importorskip("torch")
 
-from yolo_patches.nn.normaliser import Shard, Unfloored, rank_mean  # noqa: E402
+from yolo_patches.nn.shards import Shard, Unfloored, rank_mean  # noqa: E402
 
 PART = torch.tensor([[1.0, 0.0], [0.5, 0.0]])
 

@@ -14,9 +14,9 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from yolo_patches.nn.normaliser import Plain
-from yolo_patches.run import Run
-from yolo_patches.upstreams.normalising import fire, listening, zero
+from yolo_patches.lifecycle import Run
+from yolo_patches.nn.shards import Plain
+from yolo_patches.upstreams.normaliser_calls import fire, listening, zero
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]

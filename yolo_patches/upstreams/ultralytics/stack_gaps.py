@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from yolo_patches.run import consult
-from yolo_patches.runtime import runtime
+from yolo_patches.activation import activation
+from yolo_patches.lifecycle import consult
 from yolo_patches.seams import StackGap
 from yolo_patches.upstreams import stack
 from yolo_patches.wrapping import Wrapping
@@ -65,7 +65,7 @@ def _says(file: str, pattern: str) -> bool:
 
 
 def _wanted(gap: str) -> bool:
-    selection = runtime.current.selection if runtime.current is not None else runtime.selection()
+    selection = activation.current.selection if activation.current is not None else activation.selection()
     # Whatever these modules load, the run has written or the user has named: model=, pretrained= or resume=.
     return selection is not None and consult(selection, StackGap(gap, trusted=True)).fill
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_patches.run import Run
-from yolo_patches.runtime import runtime
+from yolo_patches.activation import activation
+from yolo_patches.lifecycle import Run
 from yolo_patches.seams import Normaliser
 
 
 def listening() -> Run | None:
     """Return the run whose training step is under way, if an active patch of it waits for normalisers."""
-    run: Run | None = runtime.current
+    run: Run | None = activation.current
     return run if run is not None and torch.is_grad_enabled() and run.listens(Normaliser) else None
 
 

@@ -13,9 +13,9 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from yolo_patches.nn.normaliser import Shard
-from yolo_patches.run import Run
-from yolo_patches.upstreams.normalising import fire, listening, zero
+from yolo_patches.lifecycle import Run
+from yolo_patches.nn.shards import Shard
+from yolo_patches.upstreams.normaliser_calls import fire, listening, zero
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]

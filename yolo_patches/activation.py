@@ -59,8 +59,8 @@ class Adapter(ABC):
         """
 
 
-class Runtime:
-    """The process-wide state behind `apply`, `revert` and the start-up hook; one instance, `runtime`."""
+class Activation:
+    """The process-wide state behind `apply`, `revert` and the start-up hook; one instance, `activation`."""
 
     def __init__(self) -> None:
         self._wrappings: dict[str, Wrapping] = {}
@@ -162,7 +162,7 @@ class Runtime:
             self.argument = before
 
 
-runtime = Runtime()
+activation = Activation()
 
 
 @contextmanager
