@@ -4,59 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import wrapt
 
+from yolo_patches import registry
 from yolo_patches._bootstrap import disarm
-from yolo_patches.plan import Plan
-from yolo_patches.seams import Seam
+from yolo_patches.adapter import Install
 from yolo_patches.selection import Selection, parse
 from yolo_patches.wrapping import Wrapping
 
 ENVIRONMENT = "YOLO_PATCHES"
 ABSENT: Any = object()  # "not given", where None is a value that users write
-
-
-class Adapter(ABC):
-    """One upstream: the only code that knows its names. It decides no value.
-
-    Attributes:
-        name: Top-level import name, which is also the entry point's name.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def hooks(self) -> Mapping[str, Callable[[ModuleType, Wrapping], None]]:
-        """Return upstream module name -> function that wraps in that module, called once it has been imported."""
-
-    def prepare(self, wrapping: Wrapping) -> None:  # noqa: B027 - most have nothing to prepare
-        """Put in place what upstream's first import must meet; called whenever the adapter begins to wait."""
-
-    @abstractmethod
-    def missing(self) -> Mapping[type[Seam], str]:
-        """Return the seams that the installed upstream lacks -> why. Imports upstream."""
-
-    @abstractmethod
-    def version(self) -> str:
-        """Return upstream's version without importing it."""
-
-    @abstractmethod
-    def command(self, words: list[str]) -> int:
-        """Run upstream's own command line with these words and return its exit status."""
-
-    @abstractmethod
-    def forecast(self, words: list[str]) -> Plan:
-        """Return the plan of the training that upstream's command line would start with these words.
-
-        Raises:
-            PatchesError: These words start no training, or the training is refused.
-        """
 
 
 class Activation:
@@ -65,11 +27,12 @@ class Activation:
     def __init__(self) -> None:
         self._wrappings: dict[str, Wrapping] = {}
         self._registered: set[str] = set()
+        self.left_alone: dict[str, str] = {}  # upstream module -> why nothing in it is wrapped
         self.command_line: str | None = None  # patches= of the `yolo` command that this process is
         self.argument: Selection | None = None  # patches= of the training call that is under way
         self.applied: Selection | None = None
-        self.last_run: Any = None  # the Run of the last training in this process, for status()
-        self.current: Any = None  # the Run of the training that is under way, for wrappers on classes
+        self.last_plan: Any = None  # of the last training in this process, for status()
+        self.current: Any = None  # the Lifecycle of the training that is under way, for wrappers on classes
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -78,8 +41,6 @@ class Activation:
 
     def watch(self, name: str) -> None:
         """Let the adapter `name` wrap its upstream's modules, at once where they are imported, else when they are."""
-        from yolo_patches import registry
-
         if name in self._wrappings:
             return
         adapter = registry.adapter(name)
@@ -90,17 +51,27 @@ class Activation:
         for module, install in adapter.hooks().items():
             if name in self._registered:  # wrapt keeps its hooks for good: register once, ask at call time
                 if module in sys.modules:
-                    install(sys.modules[module], wrapping)
+                    self._install(install, sys.modules[module], wrapping)
             else:
                 wrapt.register_post_import_hook(self._hook(name, install), module)
         self._registered.add(name)
 
-    def _hook(self, name: str, install: Callable[[ModuleType, Wrapping], None]) -> Callable[[ModuleType], None]:
+    def _hook(self, name: str, install: Install) -> Callable[[ModuleType], None]:
         def hook(module: ModuleType) -> None:
             if name in self._wrappings:  # reverted in the meantime: upstream stays as it is
-                install(module, self._wrappings[name])
+                self._install(install, module, self._wrappings[name])
 
         return hook
+
+    def _install(self, install: Install, module: ModuleType, wrapping: Wrapping) -> None:
+        """Wrap in a module, or leave it as it is: somebody's import must not fail because of us."""
+        before = wrapping.mark()
+        try:
+            install(module, wrapping)
+            self.left_alone.pop(module.__name__, None)
+        except Exception as error:
+            wrapping.back_to(before)
+            self.left_alone[module.__name__] = f"{type(error).__name__}: {error}"
 
     def revert(self) -> None:
         """Put every upstream attribute back, forget the applied selection, and let the start-up hook rest."""
@@ -122,8 +93,6 @@ class Activation:
         Raises:
             PatchesError: The one that counts is not valid.
         """
-        from yolo_patches import registry
-
         if self.argument is not None:
             return self.argument
         if self.command_line is not None:
@@ -146,18 +115,20 @@ class Activation:
         Raises:
             PatchesError: The value is not valid.
         """
-        from yolo_patches import registry
-
-        if argument is ABSENT and self.command_line is None:
-            yield
-            return
         before = self.argument
-        # In a `yolo` process the call's own argument can only come from a cfg= file, which the command line beats.
-        selection = parse(argument if self.command_line is None else self.command_line, registry.specs())
-        self.argument = selection
+        if self.command_line is not None:
+            # In a `yolo` process the call's own argument can only come from a cfg= file, which the command line beats.
+            argument = self.command_line
+        if argument is not ABSENT:
+            self.argument = parse(argument, registry.specs())
+        # A tuner's children are `yolo` processes of their own, and hear of apply() only by the environment.
+        in_force = self.argument or self.applied
         try:
-            with environment(selection.text):
+            if in_force is None:
                 yield
+            else:
+                with environment({ENVIRONMENT: in_force.text}):
+                    yield
         finally:
             self.argument = before
 
@@ -165,15 +136,23 @@ class Activation:
 activation = Activation()
 
 
+def wake(name: str, spec: Any) -> None:
+    """Activate the adapters that a package wakes, right before its first line runs."""
+    for adapter in registry.adapters():
+        if name in adapter.packages and adapter.recognises(spec):
+            activation.watch(adapter.name)
+
+
 @contextmanager
-def environment(text: str) -> Iterator[None]:
-    """Hand a selection to child processes: upstreams start workers as subprocesses that inherit the environment."""
-    before = os.environ.get(ENVIRONMENT)
-    os.environ[ENVIRONMENT] = text
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Hand values to child processes: upstreams start workers as subprocesses that inherit the environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(ENVIRONMENT, None)
-        else:
-            os.environ[ENVIRONMENT] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -4,75 +4,34 @@ from __future__ import annotations
 
 import sys
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import Any
 
+from yolo_patches.adapter import Adapter
 from yolo_patches.errors import PatchesError
-from yolo_patches.plan import Decision
-from yolo_patches.seams import Facts, Seam, TrainStart
-from yolo_patches.selection import COMMON_OPTIONS, Option, Spec
+from yolo_patches.patch import Patch
+from yolo_patches.selection import Spec
 
 PATCHES = "yolo_patches.patches"
 UPSTREAMS = "yolo_patches.upstreams"
-
-
-class Patch(ABC):
-    """One fix, written against seams. An instance serves one run.
-
-    Subclasses set the class attributes, decide from facts alone (so that `doctor` can show the plan without training),
-    and handle the seams that they need.
-
-    Attributes:
-        name: The name used in `patches=`.
-        summary: One line for `yolo-patches list`.
-        source: URL of the report or paper that asks for the fix.
-        default: Whether `default` selects it.
-        options: Options beside the common ones.
-        needs: The seams without which the patch is unavailable.
-        values: The options of this run, defaults filled in.
-        pinned: Options that this run has settled on its own and that a resumed run must take over.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    source: ClassVar[str]
-    default: ClassVar[bool]
-    options: ClassVar[Mapping[str, Option]] = {}
-    needs: ClassVar[tuple[type[Seam], ...]]
-
-    def __init__(self, **given: Any) -> None:
-        known = {**COMMON_OPTIONS, **self.options}
-        self.values = {key: given.get(key, option.default) for key, option in known.items()}
-        self.pinned: dict[str, Any] = {}
-
-    @abstractmethod
-    def decide(self, facts: Facts) -> Decision:
-        """Return what this patch will do in a run with these facts; nothing may be touched yet.
-
-        Raises:
-            PatchesError: The run cannot be right whatever the patch does, e.g. fewer images than ranks.
-        """
-
-    @abstractmethod
-    def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
-        """Return the function to call at each seam; one that learns more than `decide` knew returns a new decision."""
-
-    @abstractmethod
-    def verify(self, live: TrainStart) -> bool:
-        """Return whether the decided effect is seen on the live objects."""
 
 
 @cache
 def patches() -> Mapping[str, type[Patch]]:
     """Return the registered patches by name, ours first; a broken third-party plugin is skipped with a warning.
 
+    Patches for every upstream have an entry point each; those for one upstream come from its adapter.
+
     Raises:
         PatchesError: yolo-patches' own entry points are missing, i.e. it was not installed.
     """
     found = {name: loaded for name, loaded in _load(_points(PATCHES)).items() if _is_patch(name, loaded)}
+    for adapter in adapters():
+        for name, loaded in adapter.patches().items():
+            if _is_patch(name, loaded):
+                found.setdefault(name, loaded)
     return dict(sorted(found.items(), key=lambda item: not _is_ours(item[1].__module__)))
 
 
@@ -83,7 +42,7 @@ def specs() -> Mapping[str, Spec]:
 
 @cache
 def upstreams() -> tuple[str, ...]:
-    """Return the top-level import names that the registered adapters adapt, importing none of them.
+    """Return the names of the registered adapters, importing none of them.
 
     Raises:
         PatchesError: yolo-patches' own entry points are missing, i.e. it was not installed.
@@ -92,15 +51,25 @@ def upstreams() -> tuple[str, ...]:
 
 
 @cache
-def adapter(name: str) -> Any:
+def adapter(name: str) -> Adapter | None:
     """Return one of `upstreams()` as an adapter, or None, with a warning, where it is broken."""
-    return _load(point for point in _points(UPSTREAMS) if point.name == name).get(name)
+    loaded = _load(point for point in _points(UPSTREAMS) if point.name == name).get(name)
+    if loaded is None or isinstance(loaded, Adapter):
+        return loaded
+    _warn(f"plugin {name!r} is skipped: {loaded!r} is not a yolo_patches.adapter.Adapter")
+    return None
+
+
+def adapters() -> list[Adapter]:
+    """Return every adapter that is not broken."""
+    found = (adapter(name) for name in upstreams())
+    return [one for one in found if one is not None]
 
 
 def _is_patch(name: str, loaded: Any) -> bool:
     if isinstance(loaded, type) and issubclass(loaded, Patch) and getattr(loaded, "name", None) == name:
         return True
-    _warn(f"plugin {name!r} is skipped: {loaded!r} is not a yolo_patches.registry.Patch named {name!r}")
+    _warn(f"plugin {name!r} is skipped: {loaded!r} is not a yolo_patches.patch.Patch named {name!r}")
     return False
 
 

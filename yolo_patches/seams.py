@@ -1,85 +1,33 @@
 """Seams: the named points that an adapter offers and that patches are written against.
 
-A seam is a small dataclass. The adapter fills it in with what upstream is about to do, fires it, and goes on with what
-comes back. Patches name the seams that they need; a patch whose seams the installed upstream lacks is unavailable.
+There are two kinds. A `Seam` shows what upstream is about to use, and a patch may replace it: the adapter fills in a
+small dataclass, fires it, and goes on with what comes back. An `Act` stands around something that upstream does: the
+patch gets `proceed` and may call it, repeat it, or do without.
+
+Patches name the seams that they need; a patch whose seams the installed upstream lacks is unavailable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-
-@dataclass(frozen=True)
-class Launcher:
-    """Where a launcher (torchrun, or what sets the same variables) has put this process among the ranks it started.
-
-    Attributes:
-        rank: Number of this rank over all nodes.
-        world_size: Number of ranks over all nodes.
-        local_rank: Number of this rank on its node.
-        local_world_size: Number of ranks on its node, or None where the launcher does not say.
-    """
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int | None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What an adapter knows about a run before anything is built.
-
-    Attributes:
-        upstream: Adapter name, e.g. "ultralytics".
-        version: Installed upstream version.
-        task: Upstream's task name, e.g. "detect".
-        world_size: Number of ranks, at least 1.
-        global_batch: Images per step over all ranks; less than 1 where upstream measures the batch itself (AutoBatch).
-        val_batch_factor: Upstream's validation images per rank, as a multiple of the per-rank training batch.
-        normaliser: What each rank divides this task's loss by, in words; empty where ranks have nothing to share.
-        launcher: The launcher whose ranks train together; None where upstream starts them itself, or nobody does.
-        devices: Number of accelerators that the user named; 0 where none is.
-        nbs: Upstream's nominal batch: smaller batches accumulate up to it, weight decay is meant for it.
-        lr0: The initial learning rate in the arguments.
-        optimizer: The optimizer's name in the arguments; "auto" where upstream chooses.
-        model: The model file's stem, e.g. "yolov10x".
-        scratch: Whether training starts from random weights.
-        rewritten: What rewrites the model's layers while it trains, e.g. "torch.compile"; empty where nothing does.
-        mean_loss: Whether the loss is a mean over images, so that the gradient grows with ranks x accumulate; otherwise
-            it is multiplied by the batch and grows with the effective batch.
-        floored: Whether upstream keeps its normaliser away from zero.
-        own_sync_bn: The argument by which the user has upstream itself synchronise BatchNorm; empty where none does.
-        own_ranks: Whether upstream itself takes its ranks from a launcher.
-        gaps: What upstream uses and the installed stack lacks or has changed -> what comes of it.
-    """
-
-    upstream: str
-    version: str
-    task: str
-    world_size: int
-    global_batch: float
-    val_batch_factor: int
-    normaliser: str = ""
-    launcher: Launcher | None = None
-    devices: int = 0
-    nbs: int = 64
-    lr0: float = 0.01
-    optimizer: str = "auto"
-    model: str = ""
-    scratch: bool = False
-    rewritten: str = ""
-    mean_loss: bool = False
-    floored: bool = True
-    own_sync_bn: str = ""
-    own_ranks: bool = False
-    gaps: Mapping[str, str] = field(default_factory=dict)
+from yolo_patches.facts import Facts
 
 
 class Seam:
     """Base of every seam; a subclass carries the values that a patch may read or change."""
+
+
+class Act(Seam):
+    """Base of the seams that stand around something upstream does.
+
+    Attributes:
+        repeatable: Whether `proceed` may be called more than once.
+    """
+
+    repeatable: ClassVar[bool] = False
 
 
 @dataclass
@@ -95,6 +43,31 @@ class StackGap(Seam):
     name: str
     trusted: bool = False
     fill: bool = False
+
+
+@dataclass
+class Arguments(Seam):
+    """The arguments as the user gave them, before upstream resolves and saves them. New trainings only.
+
+    A patch may set what the user has not given. What is set here is upstream's own argument from then on: it is in
+    args.yaml and in the checkpoint, so that a rerun without yolo-patches is the same run.
+
+    Attributes:
+        facts: What is known from the arguments; devices are as the user named them.
+        defaults: Upstream's value of every argument that the user has not given.
+        values: Argument -> value that patches have set.
+    """
+
+    facts: Facts
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def set(self, name: str, value: Any) -> bool:
+        """Set an argument, unless the user has given it or this upstream does not know it; return whether it is set."""
+        if name in self.facts.given or name not in self.defaults:
+            return False
+        self.values[name] = value
+        return True
 
 
 @dataclass
@@ -133,33 +106,13 @@ class ValLoader(Seam):
 
 
 @dataclass
-class TrainStart(Seam):
-    """Everything is built and the first step is about to run: patches check their effect on the live objects.
-
-    Attributes:
-        val_loader: The live validation loader, or None on a rank that has none.
-        normalises: Whether the live model's criterion fires `Normaliser` before it divides.
-        train_loader: The live training loader.
-        optimizer: The live optimizer, its scheduler in place.
-        model: The live model, wrapped or not.
-        filled: The gaps of the stack that something stands in.
-    """
-
-    val_loader: Any
-    normalises: bool = False
-    train_loader: Any = None
-    optimizer: Any = None
-    model: Any = None
-    filled: frozenset[str] = frozenset()
-
-
-@dataclass
 class Normaliser(Seam):
-    """A criterion has what it is about to divide by, on every rank: also on those that have nothing to divide.
+    """A loss has what it is about to divide by, on every rank: also on those that have nothing to divide.
+
+    It is fired in a step that every rank makes, and nowhere else.
 
     Attributes:
-        values: This rank's normalisers of one criterion call, as one vector; a patch may replace it by their mean over
-            the ranks.
+        values: This rank's normalisers of one loss, as one vector; a patch may replace it by their mean over the ranks.
         ranks: The number of ranks that `values` is the mean of.
         instead: What a normaliser of the whole batch is taken for where it is zero; 0 where upstream has a floor of its
             own, or divides by zero. A patch may replace it.
@@ -172,13 +125,35 @@ class Normaliser(Seam):
 
 @dataclass
 class EpochLosses(Seam):
-    """An epoch's training losses are about to be logged, on every rank.
+    """An epoch's training losses are about to be logged: the end of the last step, which every rank makes.
 
     Attributes:
         values: This rank's mean of each loss term, as one vector; a patch may replace it.
     """
 
     values: Any
+
+
+@dataclass(frozen=True)
+class LossProof:
+    """What a probe of the live loss has measured on two synthetic images, one crowded and one sparse.
+
+    Attributes:
+        error: Relative difference between the loss of both images and that of two ranks with one image each whose
+            normalisers are shared; None where it could not be measured.
+        growth: How the loss grows when every image is there twice: 2 where it is multiplied by the batch, 1 where it is
+            a mean; None where it could not be measured.
+        why: What stood in the way; empty where nothing did.
+    """
+
+    error: float | None
+    growth: float | None
+    why: str = ""
+
+
+def no_probe() -> LossProof:
+    """Return the proof of an upstream that has no probe."""
+    return LossProof(None, None, "this upstream has no probe of its loss")
 
 
 @dataclass
@@ -190,12 +165,16 @@ class OptimizerChoice(Seam):
         images: Training images.
         epochs: Epochs of the run.
         iterations: Optimizer steps that upstream counts; a patch may replace them.
+        model: The model, wrapped or not.
+        loss: Probes the live loss.
     """
 
     batch: int
     images: int
     epochs: int
     iterations: float
+    model: Any = None
+    loss: Callable[[], LossProof] = no_probe
 
 
 @dataclass
@@ -205,13 +184,19 @@ class OptimizerBuilt(Seam):
     Attributes:
         optimizer: A torch optimizer; a patch may change its groups' values.
         batch: The global batch.
+        accumulate: Micro-steps that upstream adds up to one optimizer step once it is warm.
+        micro_steps: Micro-steps of the whole training; 0 where they are not known.
         fresh: Whether the groups are new; after an out-of-memory retry upstream may keep them and only set the weight
             decay again.
+        loss: Probes the live loss.
     """
 
     optimizer: Any
     batch: int
+    accumulate: int
+    micro_steps: int = 0
     fresh: bool = True
+    loss: Callable[[], LossProof] = no_probe
 
 
 @dataclass
@@ -250,8 +235,89 @@ class WarmUp(Seam):
 
     Attributes:
         iterations: Training iterations of the warm-up, 0 or less for none; a patch may replace it.
-        longest: Iterations that leave one epoch of regular training.
+        per_epoch: Training iterations of an epoch.
+        epochs: Epochs of the run.
     """
 
     iterations: int
-    longest: int
+    per_epoch: int
+    epochs: int
+
+
+@dataclass
+class Step(Act):
+    """The optimizer's step: unscaling, clipping, applying, and what upstream does with its EMA after it.
+
+    Attributes:
+        optimizer: A torch optimizer.
+        accumulate: Micro-steps whose gradients it applies.
+    """
+
+    optimizer: Any
+    accumulate: int
+
+
+@dataclass
+class Validation(Act):
+    """A validation in the course of a training, or the one of the best weights at its end.
+
+    `proceed` returns what upstream's own function returns.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        final: Whether it is the one at the end.
+    """
+
+    repeatable: ClassVar[bool] = True
+    epoch: int
+    final: bool = False
+
+
+@dataclass
+class Save(Act):
+    """A checkpoint is about to be written.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+    """
+
+    repeatable: ClassVar[bool] = True
+    epoch: int
+
+
+@dataclass
+class Loading(Act):
+    """One pass over the training loader is about to begin; `proceed` returns its iterator.
+
+    Attributes:
+        loader: The training loader.
+        epoch: Number of the epoch, from 0.
+    """
+
+    loader: Any
+    epoch: int
+
+
+@dataclass
+class Live:
+    """The live objects of a training, on which patches measure their effect. Not a seam: nothing here may be replaced.
+
+    Attributes:
+        validates: Whether this rank validates.
+        val_loaders: Every loader that a validation of this rank will read, and None for one that is missing.
+        train_loader: The live training loader.
+        optimizer: The live optimizer, its scheduler in place.
+        model: The live model, wrapped or not.
+        normalises: Whether the live loss fires `Normaliser` before it divides.
+        loss: Probes the live loss.
+        filled: The gaps of the stack that something stands in for.
+    """
+
+    validates: bool = True
+    val_loaders: tuple[Any, ...] = ()
+    train_loader: Any = None
+    optimizer: Any = None
+    model: Any = None
+    normalises: bool = False
+    loss: Callable[[], LossProof] = no_probe
+    filled: frozenset[str] = frozenset()

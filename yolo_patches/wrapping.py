@@ -13,6 +13,10 @@ from yolo_patches.errors import PatchesError
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
+class LackingError(PatchesError):
+    """Upstream has no attribute of this name."""
+
+
 class Wrapping:
     """The wrappers that one adapter has put in place, each undone by handle."""
 
@@ -27,7 +31,12 @@ class Wrapping:
             owner: A module or class.
             name: Attribute name.
             wrapper: Called with (wrapped, instance, args, kwargs).
+
+        Raises:
+            LackingError: The attribute does not exist.
         """
+        if name not in vars(owner):
+            raise LackingError(f"{getattr(owner, '__name__', owner)}.{name} does not exist")
         self.replace(owner, name, wrapt.FunctionWrapper(vars(owner)[name], wrapper))
 
     def replace(self, owner: Any, name: str, replacement: Any) -> None:
@@ -39,6 +48,19 @@ class Wrapping:
     def then(self, undo: Callable[[], None]) -> None:
         """Have a function called by `undo`: for what is no attribute, such as an import hook."""
         self._callbacks.append(undo)
+
+    def mark(self) -> tuple[int, int]:
+        """Return how far wrapping has come, for `back_to`."""
+        return len(self._handles), len(self._callbacks)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Put back what has been replaced since a mark: nobody else has seen it yet."""
+        handles, callbacks = mark
+        while len(self._handles) > handles:
+            owner, name, original, _ = self._handles.pop()
+            setattr(owner, name, original)
+        while len(self._callbacks) > callbacks:
+            self._callbacks.pop()()
 
     def undo(self) -> None:
         """Put every original object back, last wrapped first.
@@ -52,11 +74,7 @@ class Wrapping:
                     f"cannot revert: {getattr(owner, '__name__', owner)}.{name} has been replaced after yolo-patches "
                     "wrapped it; undo that replacement first"
                 )
-        while self._handles:
-            owner, name, original, _ = self._handles.pop()
-            setattr(owner, name, original)
-        while self._callbacks:
-            self._callbacks.pop()()
+        self.back_to((0, 0))
 
 
 def bind(instance: Any, name: str, wrapper: Wrapper) -> None:

@@ -1,14 +1,19 @@
 """The one place where ranks may wait for each other: a step that every rank makes.
 
-A collective outside of such a step hangs whoever is alone in it, for hours: rank 0 that traces the model for TensorBoard,
-a callback of the user's, a validation on one rank. So nothing here synchronises unless the trainer has said that a step
-is under way which every rank makes, and by nobody else's thread.
+A collective outside of such a step hangs whoever is alone in it, for hours: rank 0 that traces the model for
+TensorBoard, a callback of the user's, a validation on one rank. So nothing here synchronises unless the trainer has
+said that a step is under way which every rank makes, and then in nobody else's thread.
+
+    with common_step():                 # around the forward and the backward pass, on every rank
+        loss = criterion(model(images), targets)
+        loss.backward()
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Optional
 
@@ -16,6 +21,8 @@ import torch
 
 __all__ = ["close", "common_step", "inside", "open_step"]
 
+#: The backward pass that runs in this thread, -1 for none: always for releases of torch that cannot tell.
+_graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 #: The thread that makes the step, or None between steps.
 _owner: Optional[int] = None
 
@@ -40,14 +47,33 @@ def inside() -> bool:
     """
     if _owner is None or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
         return False
-    return threading.get_ident() == _owner or torch._C._current_graph_task_id() != -1
+    return threading.get_ident() == _owner or _in_autograds_own_thread()
 
 
 @contextmanager
 def common_step() -> Iterator[None]:
-    """Mark a block as a step that every rank makes."""
+    """Mark a block as a step that every rank makes. Inside of one that is under way it changes nothing."""
+    global _owner
+    before = _owner
     open_step()
     try:
         yield
     finally:
-        close()
+        _owner = before
+
+
+def _in_autograds_own_thread() -> bool:
+    """Return whether a backward pass runs here, in a thread that autograd has started for it.
+
+    A thread that Python has started is somebody's, with a backward pass of its own. For `threading`, autograd's threads
+    are unknown, or dummies once somebody has asked for the current thread there.
+    """
+    if _graph_task() == -1:
+        return False
+    here = threading.get_ident()
+    return all(isinstance(thread, threading._DummyThread) for thread in threading.enumerate() if thread.ident == here)
+
+
+if hasattr(os, "register_at_fork"):
+    # In a forked child the main thread has the same number. What it does is its own affair: it loads images.
+    os.register_at_fork(after_in_child=close)

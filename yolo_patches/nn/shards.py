@@ -12,19 +12,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from yolo_patches.nn import common_step
+
 __all__ = ["Shard", "ShardSum", "Unfloored", "rank_mean"]
 
 
 def rank_mean(values: Tensor) -> tuple[Tensor, int]:
     """Return the mean of a vector over all ranks and the number of ranks; the vector itself and 1 where none train.
 
-    What MMDetection and Detectron2 call reduce_mean, for several values in one collective. Without gradients there is
-    none: a validation may run on rank 0 alone, and would wait for ever.
+    What MMDetection and Detectron2 call reduce_mean, for several values in one collective. There is none outside of a
+    step that every rank makes, and none without gradients: whoever computes a loss there may be the only one.
 
     Args:
         values: Detached; the same length, dtype and kind of device on every rank.
     """
-    if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+    if not (torch.is_grad_enabled() and common_step.inside() and dist.is_available() and dist.is_initialized()):
         return values, 1
     ranks = dist.get_world_size()
     if ranks == 1:

@@ -5,12 +5,15 @@ it) and writes its own class into every checkpoint. The layers here differ from 
 statistics of a training step are those of all ranks together.
 
     layers = convert(model)             # in place: same modules, parameters, buffers, hooks and names
-    ...                                 # train on every rank
+    with common_step():                 # on every rank; see yolo_patches.nn.common_step
+        criterion(model(images)).backward()
     assert revert(model) == layers      # plain again; copy.deepcopy and torch.save give plain layers at any time
 
-When a layer synchronises: in training mode, with gradients enabled, in a process group of two or more ranks. Everything
-else (evaluation, `torch.no_grad()`, one process) is `nn.BatchNorm2d` itself, to the last bit. So a forward pass in
-training mode with gradients enabled is a collective call, and so is its backward pass: all ranks make it, or none.
+When a layer synchronises: inside a step that every rank makes, in training mode, with gradients enabled, in a process
+group of two or more ranks, on a device that `supported` knows. Everything else (evaluation, `torch.no_grad()`, one
+process, a rank that calls or traces the model on its own account, another thread) is `nn.BatchNorm2d` itself, to the
+last bit, and waits for nobody. It is the forward pass that decides: the backward pass of a synchronised one is a
+collective call wherever it is made, that of a plain one is none.
 Re-entrant activation checkpointing, whose first pass runs without gradients, is not supported.
 """
 
@@ -26,15 +29,38 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as _NativeSyncBatchNorm  # the kernels of nn.SyncBatchNorm
 
+from yolo_patches.nn import common_step
 from yolo_patches.nn.neighbours import AWAKE, LONGEST, neighbours, yield_cpu
 
-__all__ = ["SyncBatchNorm1d", "SyncBatchNorm2d", "SyncBatchNorm3d", "convert", "revert"]
+__all__ = [
+    "SyncBatchNorm1d",
+    "SyncBatchNorm2d",
+    "SyncBatchNorm3d",
+    "convert",
+    "revert",
+    "supported",
+    "synchronised_passes",
+]
 
 _HALF = (torch.float16, torch.bfloat16)
 
 # Process groups that were given explicitly: beside the modules, since what a module holds is pickled. They are referred
 # to weakly, here and in the autograd graph: one that outlives destroy_process_group aborts the interpreter at its exit.
 _GROUPS: WeakKeyDictionary[nn.Module, ReferenceType[Any]] = WeakKeyDictionary()
+
+_passes = 0
+
+
+def supported(device_type: str) -> str:
+    """Return "" where layers on this type of device can synchronise, else why they cannot."""
+    if device_type in _FUNCTIONS:
+        return ""
+    return f"BatchNorm can be synchronised on {' and '.join(_FUNCTIONS)}, torch has no kernels for it on {device_type}"
+
+
+def synchronised_passes() -> int:
+    """Return how many forward passes of layers have exchanged statistics with other ranks, in this process so far."""
+    return _passes
 
 
 def convert(model: nn.Module, process_group: Any = None) -> int:
@@ -69,13 +95,17 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
     _plain: type[nn.modules.batchnorm._BatchNorm]
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+        if not (self.training and torch.is_grad_enabled() and common_step.inside()):
+            return super().forward(input)
+        function = _FUNCTIONS.get(input.device.type)
+        if function is None or not (dist.is_available() and dist.is_initialized()):
             return super().forward(input)
         group = _alive(_GROUPS[self]) if self in _GROUPS else dist.group.WORLD
         world_size = dist.get_world_size(group)
         if world_size < 2:
             return super().forward(input)
 
+        global _passes
         cast(Any, self)._check_input_dim(input)
         running_mean = running_var = None
         momentum = 0.0 if self.momentum is None else self.momentum
@@ -86,7 +116,6 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
                 if self.momentum is None:  # cumulative average
                     momentum = 1.0 / float(self.num_batches_tracked)
 
-        function = _SyncBatchNormCPU if input.device.type == "cpu" else _NativeSyncBatchNorm
         output = function.apply(
             # The native function sends an empty shard's statistics in the dtype of the input, all others in float32.
             input.float() if input.numel() == 0 and input.dtype in _HALF else input,
@@ -99,6 +128,7 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
             group,
             world_size,
         )
+        _passes += 1
         return cast(Tensor, output.to(input.dtype))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -230,6 +260,10 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         grad_input.mul_(_along_channels(sum_dy_x_hat * inv_std, x)).add_(_along_channels(sum_dy, x))
         grad_input.addcmul_(dy, _along_channels(scale, x))
         return (grad_input.to(input.dtype), grad_weight, grad_bias, *[None] * 6)
+
+
+#: By type of device. CUDA is AMD's, too. Other devices have kernels of their own for one process at most.
+_FUNCTIONS: dict[str, type[torch.autograd.Function]] = {"cpu": _SyncBatchNormCPU, "cuda": _NativeSyncBatchNorm}
 
 
 class _Gathered:

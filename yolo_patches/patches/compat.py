@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from yolo_patches.facts import Facts
+from yolo_patches.patch import Patch
 from yolo_patches.plan import Change, Decision
-from yolo_patches.registry import Patch
-from yolo_patches.seams import Facts, Seam, StackGap, TrainStart
+from yolo_patches.seams import Live, Seam, StackGap
 
 
 class Compat(Patch):
@@ -23,7 +24,7 @@ class Compat(Patch):
     summary: ClassVar[str] = "old trainers run on the installed setuptools, torch, Pillow and NumPy"
     source: ClassVar[str] = "https://github.com/pytorch/pytorch/releases/tag/v2.6.0"
     default: ClassVar[bool] = False
-    needs: ClassVar[tuple[type[Seam], ...]] = (StackGap, TrainStart)
+    needs: ClassVar[tuple[type[Seam], ...]] = (StackGap,)
 
     def decide(self, facts: Facts) -> Decision:
         """Act where the installed stack lacks something that upstream uses."""
@@ -40,7 +41,7 @@ class Compat(Patch):
         """Handle the seam at which upstream is about to use what is lacking."""
         return {StackGap: self._fill}
 
-    def verify(self, live: TrainStart) -> bool:
+    def verify(self, live: Live) -> bool | None:
         """Check that something stands in for every gap."""
         return self._gaps <= live.filled
 

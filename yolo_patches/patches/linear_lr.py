@@ -8,19 +8,25 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from yolo_patches import recipes
+from yolo_patches.facts import Facts
+from yolo_patches.patch import Patch
 from yolo_patches.plan import Change, Decision
-from yolo_patches.registry import Patch
 from yolo_patches.seams import (
-    Facts,
+    Live,
+    LossProof,
     OptimizerBuilt,
     OptimizerChoice,
     OptimizerRestored,
     OptimizerStep,
     Seam,
-    TrainStart,
     WarmUp,
 )
 from yolo_patches.selection import Option
+
+#: Epochs of warm-up to a larger learning rate (Goyal et al. 2017, section 2.2), whatever the batch.
+WARM_UP = 5
+#: The share of a training that a longer warm-up may take.
+SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,12 @@ class Scale:
     With effective batch E and base batch b0, r = E / b0: the gradient is multiplied by `gradient`, every learning rate
     by `lr` = min(r, max_scale) or its square root, weight decay by `decay` = 1 / r.
 
+    All three are what brings a step of this run to that of the base batch, times `lr`. Upstream's warm-up, in which it
+    adds up fewer micro-steps, then goes through the same shares of the effective batch as it would at the base batch.
+
     Attributes:
-        effective: Images per optimizer step, E.
-        base: The base batch, b0.
+        effective: Images per optimizer step once the run is warm, E.
+        base: The base batch, b0. One that is larger than the whole run is the whole run.
         lr: Factor of every group's learning rate.
         gradient: Factor of the gradient, before it is clipped.
         decay: Factor of upstream's weight decay, which upstream multiplies by E / nbs.
@@ -48,6 +57,11 @@ class Scale:
     def ratio(self) -> float:
         """E / b0."""
         return self.effective / self.base
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be touched."""
+        return self.lr == self.gradient == self.decay == 1
 
 
 class LinearLr(Patch):
@@ -83,24 +97,31 @@ class LinearLr(Patch):
         OptimizerRestored,
         OptimizerStep,
         WarmUp,
-        TrainStart,
     )
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._facts: Facts | None = None
         self._scale: Scale | None = None
-        self._expected: list[tuple[float, float]] = []
+        self._mean = False
+        self._measured = False
+        self._groups: list[_Group] = []
         self._changes: dict[str, Change] = {}
+        self._steps: _Steps | None = None
 
     def decide(self, facts: Facts) -> Decision:
         """Forecast the factors from the global batch; where upstream measures it, leave them to the seams."""
-        self._facts = facts
-        if facts.global_batch < 1:
+        self._facts, self._mean = facts, facts.loss.mean
+        if facts.batch.size < 1:
             return Decision("active", "the scale follows the batch, which upstream will measure")
-        self._scale = self._scaling(int(facts.global_batch))
-        if self._scale.lr != 1 and facts.optimizer != "auto":
-            self._note("lr0", facts.lr0, facts.lr0 * self._scale.lr)
+        batch = int(facts.batch.size)
+        scale = self._scale = self._scaling(batch, facts.batch.accumulate(batch))
+        if scale.lr != 1 and facts.optimization.optimizer != "auto":
+            self._note("lr0", facts.optimization.lr0, facts.optimization.lr0 * scale.lr)
+        epochs = facts.optimization.warmup_epochs
+        longer = self._warm_up_epochs(facts.optimization.epochs)
+        if scale.lr > 1 and 0 < epochs < longer and "warmup_epochs" not in facts.given:
+            self._note("warm-up epochs", epochs, longer)
         return self._decision()
 
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
@@ -113,32 +134,57 @@ class LinearLr(Patch):
             WarmUp: self._warm_up,
         }
 
-    def verify(self, live: TrainStart) -> bool:
-        """Compare the live groups' base learning rate and weight decay with what was set."""
-        groups = live.optimizer.param_groups
-        return len(groups) == len(self._expected) and all(
-            math.isclose(group["initial_lr"], lr) and math.isclose(group["weight_decay"], decay)
-            for group, (lr, decay) in zip(groups, self._expected)
-        )
+    def verify(self, live: Live) -> bool | None:
+        """Compare the live groups with what was set; later: every step has come to the seam first.
 
-    def _scaling(self, batch: int) -> Scale:
-        facts = self._known
-        accumulate = max(round(facts.nbs / batch), 1)
+        None where the loss could not be probed: then that it grows with the batch is a belief.
+        """
+        groups = live.optimizer.param_groups
+        if len(groups) != len(self._groups) or not all(map(_Group.holds, self._groups, groups)):
+            return False
+        if self._steps is not None and self._steps.missed:
+            self.trouble = (
+                "the optimizer's steps do not come to the seam at which gradients are scaled: learning rate and weight "
+                "decay are upstream's again"
+            )
+            return False
+        return True if self._measured else None
+
+    def undo(self) -> bool:
+        """Give the optimizer upstream's learning rate and weight decay back."""
+        return self._steps is None or self._steps.give_back()
+
+    def close(self) -> None:
+        """Take the hooks off the optimizer."""
+        if self._steps is not None:
+            self._steps.remove()
+
+    def _scaling(self, batch: int, accumulate: int, micro_steps: int = 0) -> Scale:
         effective, base = batch * accumulate, self._base()
+        if micro_steps:
+            base = min(base, batch * micro_steps)
         ratio = effective / base
-        scale = min(ratio, self.values["max_scale"])
-        gradient = 1 / (facts.world_size * accumulate) if facts.mean_loss else 1 / ratio
-        return Scale(effective, base, math.sqrt(scale) if self.values["rule"] == "sqrt" else scale, gradient, 1 / ratio)
+        capped = min(ratio, self.values["max_scale"])
+        # A mean over images grows with ranks and micro-steps alone; at the base batch there would be fewer micro-steps.
+        mean = max(base / batch, 1) / (accumulate * self._known.world_size)
+        return Scale(
+            effective,
+            base,
+            lr=math.sqrt(capped) if self.values["rule"] == "sqrt" else capped,
+            gradient=mean if self._mean else 1 / ratio,
+            decay=1 / ratio,
+        )
 
     def _base(self) -> int:
         facts = self._known
         if self.values["base_batch"] != "auto":
             return int(self.values["base_batch"])
-        recipe = recipes.find(facts.model) if facts.scratch else None
-        if recipe and (recipe.optimizer, recipe.lr0) == (facts.optimizer, facts.lr0):
+        recipe = recipes.find(facts.model.name) if facts.model.scratch else None
+        chosen = (facts.optimization.optimizer, facts.optimization.lr0)
+        if recipe and (recipe.optimizer, recipe.lr0) == chosen:
             self.pinned["base_batch"] = recipe.batch  # a resumed run starts from last.pt, which is no known variant
             return recipe.batch
-        return facts.nbs
+        return facts.batch.nbs
 
     @property
     def _known(self) -> Facts:
@@ -148,7 +194,7 @@ class LinearLr(Patch):
     def _decision(self) -> Decision:
         scale = self._scale
         assert scale is not None
-        if scale.lr == scale.gradient == scale.decay == 1:
+        if scale.idle:
             return Decision("inert", f"effective batch {scale.effective} is the base batch")
         capped = " capped" if scale.ratio > self.values["max_scale"] else ""
         reason = f"x{scale.lr:g}{capped} = effective batch {scale.effective} / base {scale.base}"
@@ -162,56 +208,172 @@ class LinearLr(Patch):
 
     def _choose(self, seam: OptimizerChoice) -> None:
         """Let the automatic choice count the iterations at the base batch: the same optimizer at every batch."""
-        self._scale = self._scaling(seam.batch)
-        if self._scale.ratio != 1:
-            per_epoch = math.ceil(seam.images / max(self._scale.base, self._known.nbs))
+        scale = self._scale = self._scaling(seam.batch, self._known.batch.accumulate(seam.batch))
+        if scale.ratio != 1 and not self._unknown(seam.loss):
+            per_epoch = math.ceil(seam.images / max(scale.base, self._known.batch.nbs))
             seam.iterations = per_epoch * seam.epochs
+
+    def _unknown(self, loss: Callable[[], LossProof]) -> str:
+        """Measure how the live loss grows with the batch; return why nothing here is right for it, or nothing."""
+        growth = loss().growth
+        if growth is None:  # then the adapter's word for it counts
+            return ""
+        if not any(math.isclose(growth, known, rel_tol=0.01) for known in (1, 2)):
+            return f"the loss of twice the images is x{growth:.3g}: neither a mean nor multiplied by the batch"
+        self._mean, self._measured = growth < 1.5, True
+        return ""
 
     def _build(self, seam: OptimizerBuilt) -> Decision:
         before = self._scale.lr if self._scale is not None and not seam.fresh else 1.0
-        scale = self._scale = self._scaling(seam.batch)
         self._changes.clear()
-        groups = seam.optimizer.param_groups
-        upstream = min(group["lr"] for group in groups) / before
-        if scale.lr != before:
-            for group in groups:
-                for key in ("lr", "initial_lr"):
-                    if key in group:
-                        group[key] *= scale.lr / before
-        if scale.lr != 1:
-            self._note("lr0", upstream, upstream * scale.lr)
-        if scale.decay != 1:
-            decays = [group["weight_decay"] for group in groups]
-            for group in groups:
-                group["weight_decay"] *= scale.decay
-            if max(decays):
-                self._note("weight decay", max(decays), max(decays) * scale.decay)
-        self._expected = [(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in groups]
+        scale = self._scaling(seam.batch, seam.accumulate, seam.micro_steps)
+        if not scale.idle:
+            why = self._unknown(seam.loss)
+            if why:
+                self._scale = None
+                return Decision("unavailable", why)
+            scale = self._scaling(seam.batch, seam.accumulate, seam.micro_steps)
+        self._scale = scale
+        groups, decay = seam.optimizer.param_groups, self._decay(seam, scale)
+        self._groups = [_Group.of(group, before, scale.lr, decay) for group in groups]
+        if scale.idle and before == 1:
+            self._measured = True
+        else:
+            self._set(seam.optimizer, before)
         return self._decision()
 
+    def _set(self, optimizer: Any, before: float) -> None:
+        scale, groups = self._scale, optimizer.param_groups
+        assert scale is not None
+        upstream = min(group["lr"] for group in groups) / before
+        decay = max((group.get("weight_decay", 0) for group in groups), default=0)
+        for mine, group in zip(self._groups, groups):
+            group["lr"] *= scale.lr / before
+            mine.put(group)
+        if scale.lr != 1:
+            self._note("lr0", upstream, upstream * scale.lr)
+        patched = max((group.get("weight_decay", 0) for group in groups), default=0)
+        if patched != decay:
+            self._note("weight decay", decay, patched)
+        if self._steps is None:
+            self._steps = _Steps(optimizer)
+        self._steps.groups = self._groups
+
+    def _decay(self, seam: OptimizerBuilt, scale: Scale) -> float:
+        """Return the factor of weight decay: 1 where upstream has not multiplied it by the effective batch."""
+        batch = self._known.batch
+        given = self._known.optimization.weight_decay
+        live = max((group.get("weight_decay", 0) for group in seam.optimizer.param_groups), default=0)
+        scaled = given * seam.batch * batch.accumulate(seam.batch) / batch.nbs
+        return scale.decay if math.isclose(live, scaled, rel_tol=1e-6) else 1.0
+
     def _restore(self, seam: OptimizerRestored) -> None:
-        """Put this run's values back over a checkpoint's, whose batch may have been another."""
+        """Put this run's values back over a checkpoint's, whose batch, or base batch, may have been another."""
         scale = self._scale
-        if scale is None or scale.lr == scale.decay == 1:
+        if scale is None:
             return
-        for group, (lr, decay) in zip(seam.optimizer.param_groups, self._expected):
-            group["initial_lr"], group["weight_decay"] = lr, decay
+        scaled_before = self._known.resumed.get(self.name, {}).get("status") == "active"
+        if scale.idle and not scaled_before:
+            return
+        for mine, group in zip(self._groups, seam.optimizer.param_groups):
+            mine.put(group)
 
     def _step(self, seam: OptimizerStep) -> None:
         scale = self._scale
-        assert scale is not None, "the optimizer was built before its first step"
+        if scale is None or self._steps is None:
+            return
         if scale.gradient != 1:
             seam.scale_gradients(scale.gradient)
+        self._steps.announce()
+
+    def _warm_up_epochs(self, epochs: int) -> float:
+        return min(WARM_UP, SHARE * epochs)
 
     def _warm_up(self, seam: WarmUp) -> Decision | None:
-        """Warm up for at least as many iterations as at the base batch, as Goyal et al. do for large batches."""
+        """Warm up to a larger learning rate for 5 epochs (Goyal et al. 2017), or a tenth of the run if that is less."""
         scale = self._scale
-        assert scale is not None
-        if scale.ratio <= 1 or seam.iterations <= 0:
+        if scale is None or scale.lr <= 1 or seam.iterations <= 0 or "warmup_epochs" in self._known.given:
             return None
-        longer = min(round(seam.iterations * scale.ratio), max(seam.longest, seam.iterations))
-        if longer == seam.iterations:
+        longer = round(self._warm_up_epochs(seam.epochs) * seam.per_epoch)
+        if longer <= seam.iterations:
             return None
-        self._note("warm-up iterations", seam.iterations, longer)
+        self._note("warm-up epochs", round(seam.iterations / seam.per_epoch, 3), round(longer / seam.per_epoch, 3))
         seam.iterations = longer
         return self._decision()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What one parameter group has from upstream, and from us. Optimizers need not have every value."""
+
+    lr: float
+    factor: float
+    decay: float | None
+    patched_decay: float | None
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any], before: float, factor: float, decay: float) -> _Group:
+        own = group.get("weight_decay")
+        lr = group.get("initial_lr", group["lr"]) / before
+        return cls(lr, factor, own, None if own is None else own * decay)
+
+    def put(self, group: dict[str, Any]) -> None:
+        if "initial_lr" in group:
+            group["initial_lr"] = self.lr * self.factor
+        if self.patched_decay is not None:
+            group["weight_decay"] = self.patched_decay
+
+    def holds(self, group: Mapping[str, Any]) -> bool:
+        lr = math.isclose(group.get("initial_lr", group["lr"]), self.lr * self.factor)
+        return lr and (self.patched_decay is None or math.isclose(group["weight_decay"], self.patched_decay))
+
+
+class _Steps:
+    """Watches an optimizer's steps: one whose gradient was not scaled must not have a scaled learning rate either."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.groups: list[_Group] = []
+        self.missed = False
+        self._announced = self._upstream = False
+        self._rates: list[float] = []
+        self._hooks = []
+        if hasattr(optimizer, "register_step_pre_hook"):  # torch 2.0
+            self._hooks = [
+                optimizer.register_step_pre_hook(lambda *_: self._before()),
+                optimizer.register_step_post_hook(lambda *_: self._after()),
+            ]
+
+    def announce(self) -> None:
+        """Note that the gradient of the next step is scaled."""
+        self._announced = True
+
+    def give_back(self) -> bool:
+        """Make every step from here on upstream's; the scheduler goes on with its own values, so at each step anew."""
+        self._upstream = True
+        for mine, group in zip(self.groups, self.optimizer.param_groups):
+            if mine.decay is not None:
+                group["weight_decay"] = mine.decay
+        return bool(self._hooks)
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _before(self) -> None:
+        if not self._announced and not self._upstream:
+            self.missed = True
+            self.give_back()
+        self._announced = False
+        if self._upstream:
+            groups = self.optimizer.param_groups
+            self._rates = [group["lr"] for group in groups]
+            for mine, group in zip(self.groups, groups):
+                group["lr"] /= mine.factor
+
+    def _after(self) -> None:
+        for rate, group in zip(self._rates, self.optimizer.param_groups):
+            group["lr"] = rate
+        self._rates = []

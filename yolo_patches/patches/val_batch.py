@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from yolo_patches.errors import PatchesError
+from yolo_patches.facts import Facts
+from yolo_patches.patch import Patch
 from yolo_patches.plan import Change, Decision
-from yolo_patches.registry import Patch
-from yolo_patches.seams import Facts, Seam, TrainStart, ValLoader
+from yolo_patches.seams import Live, Seam, ValLoader
 from yolo_patches.selection import Option
 
 
@@ -27,29 +28,41 @@ class ValBatch(Patch):
     options: ClassVar[Mapping[str, Option]] = {
         "batch": Option(int, "images per rank and validation step instead of the training batch", minimum=1),
     }
-    needs: ClassVar[tuple[type[Seam], ...]] = (ValLoader, TrainStart)
+    needs: ClassVar[tuple[type[Seam], ...]] = (ValLoader,)
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._patched: int | None = None
 
     def decide(self, facts: Facts) -> Decision:
         """Forecast the change from the global batch; where upstream measures it, leave the numbers to the seam."""
-        if facts.global_batch < 1:
+        if facts.batch.size < 1:
             return Decision("active", "the validation batch follows the training batch, which upstream will measure")
-        per_rank = int(facts.global_batch) // facts.world_size
+        per_rank = int(facts.batch.size) // facts.world_size
         if per_rank < 1:
             raise PatchesError(
-                f"batch={facts.global_batch:g} is smaller than the number of ranks ({facts.world_size}): every rank "
+                f"batch={facts.batch.size:g} is smaller than the number of ranks ({facts.world_size}): every rank "
                 f"needs at least one image; set batch to a multiple of {facts.world_size}"
             )
-        return self._decision(per_rank * facts.val_batch_factor, self.values["batch"] or per_rank)
+        return self._decision(per_rank * facts.batch.val_factor, self.values["batch"] or per_rank)
 
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
         """Handle the seam at which the validation loader is built."""
         return {ValLoader: self._build}
 
-    def verify(self, live: TrainStart) -> bool:
-        """Compare the live loader's batch; loaders never hold more than their data set."""
-        if live.val_loader is None:
-            return True  # upstreams that validate on rank 0 only have no loader on the others
-        return bool(live.val_loader.batch_size == min(self._patched, len(live.val_loader.dataset)))
+    def verify(self, live: Live) -> bool | None:
+        """Compare the batch of every loader that validation will read; loaders never hold more than their data set."""
+        if not live.validates:
+            return None
+        loaders = live.val_loaders
+        return bool(loaders) and all(
+            loader is not None and loader.batch_size == min(self._patched or 0, len(loader.dataset))
+            for loader in loaders
+        )
+
+    def undo(self) -> bool:
+        """Leave the loader as it was built: its batch is right for any rank, but ranks must have built alike."""
+        return self._patched is None
 
     def _build(self, seam: ValLoader) -> Decision:
         self._patched = self.values["batch"] or seam.train_batch

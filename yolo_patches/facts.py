@@ -1,0 +1,175 @@
+"""What an adapter knows about a training before anything is built, in groups: patches decide from this alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Where a value comes from that nobody gave.
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The training arguments as the user gave them, before upstream has resolved anything.
+
+    Attributes:
+        values: Argument name -> the value as it was given. What is not here is upstream's default.
+        origins: Argument name -> where it was given: "command line", "file", "Python" or "checkpoint".
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def origin(self, name: str) -> str:
+        """Return where an argument's value comes from, "default" where nobody gave it."""
+        return self.origins.get(name, DEFAULT if name not in self.values else "Python")
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where a launcher (torchrun, or what sets the same variables) has put this process among the ranks it started.
+
+    Attributes:
+        rank: Number of this rank over all nodes.
+        world_size: Number of ranks over all nodes.
+        local_rank: Number of this rank on its node.
+        local_world_size: Number of ranks on its node, or None where the launcher does not say.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int | None
+
+
+def _accumulate_to_64(batch: int) -> int:
+    return max(round(64 / batch), 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many images make a step.
+
+    Attributes:
+        size: Images per micro-step over all ranks (the global batch); less than 1 where upstream measures it itself
+            (AutoBatch).
+        nbs: Upstream's nominal batch: smaller batches accumulate up to it, and weight decay is meant for it.
+        accumulate: Global batch -> the micro-steps that upstream adds up to one optimizer step.
+        val_factor: Upstream's validation images per rank, as a multiple of the per-rank training batch.
+    """
+
+    size: float
+    nbs: int = 64
+    accumulate: Callable[[int], int] = _accumulate_to_64
+    val_factor: int = 2
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the optimizer is set up.
+
+    Attributes:
+        optimizer: The optimizer's name in the arguments; "auto" where upstream chooses.
+        lr0: The initial learning rate in the arguments.
+        weight_decay: The weight decay in the arguments.
+        epochs: Epochs of the training.
+        warmup_epochs: Upstream's warm-up.
+    """
+
+    optimizer: str = "auto"
+    lr0: float = 0.01
+    weight_decay: float = 0.0005
+    epochs: int = 100
+    warmup_epochs: float = 3.0
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where the training runs.
+
+    Attributes:
+        world_size: Number of ranks, at least 1.
+        kind: Type of the ranks' devices as torch names it: "cpu", "cuda", "mps", ...; empty where it is not known yet.
+        named: Number of accelerators that the user named; 0 where none is.
+        launcher: The launcher whose ranks train together; None where upstream starts them itself, or nobody does.
+        own_ranks: Whether upstream itself takes its ranks from a launcher.
+    """
+
+    world_size: int = 1
+    kind: str = ""
+    named: int = 0
+    launcher: Launcher | None = None
+    own_ranks: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the loss is divided by, and how it grows.
+
+    Attributes:
+        normaliser: What each rank divides this task's loss by, in words; empty where ranks have nothing to share.
+        mean: Whether the loss is known as a mean over images. Otherwise it is multiplied by the batch.
+        floored: Whether upstream keeps its normaliser away from zero.
+    """
+
+    normaliser: str = ""
+    mean: bool = False
+    floored: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+        name: The model file's stem, e.g. "yolov10x".
+        scratch: Whether training starts from random weights.
+        rewritten: What rewrites the model's layers while it trains, e.g. "torch.compile"; empty where nothing does.
+        own_sync_bn: The argument by which the user has upstream itself synchronise BatchNorm; empty where none does.
+    """
+
+    name: str = ""
+    scratch: bool = False
+    rewritten: str = ""
+    own_sync_bn: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an adapter knows about one training.
+
+    Attributes:
+        upstream: Adapter name, e.g. "ultralytics".
+        version: Installed upstream version.
+        task: Upstream's task name, e.g. "detect".
+        batch: How many images make a step.
+        optimization: How the optimizer is set up.
+        devices: Where the training runs.
+        loss: What the loss is divided by.
+        model: What is trained.
+        given: The arguments as the user gave them.
+        resumed: Of a resumed training, its patches.json: patch name -> its entry. Empty for a new one.
+        gaps: What upstream uses and the installed stack lacks or has changed -> what comes of it.
+    """
+
+    upstream: str
+    version: str
+    task: str
+    batch: Batch
+    optimization: Optimization = field(default_factory=Optimization)
+    devices: Devices = field(default_factory=Devices)
+    loss: Loss = field(default_factory=Loss)
+    model: Model = field(default_factory=Model)
+    given: Given = field(default_factory=Given)
+    resumed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks, at least 1."""
+        return self.devices.world_size
