@@ -5,22 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from yolo_patches import __version__, registry
-from yolo_patches._bootstrap import PACKAGES, pending, rearm
+from yolo_patches._bootstrap import finder, pending, rearm, register
 from yolo_patches.activation import activation
 from yolo_patches.selection import parse
+from yolo_patches.upstreams import start
 
 
 def watch() -> None:
-    """Let the adapters wrap the upstreams that are installed, at once or on import, as the start-up hook does."""
+    """Let the adapters wrap the upstreams that are imported, and wait for the others, as the start-up hook does."""
+    start.register()
+    for adapter in registry.adapters():
+        register({name: None for name in adapter.packages if name not in finder().tests})
+        specs = [getattr(sys.modules[name], "__spec__", None) for name in adapter.packages if name in sys.modules]
+        if any(spec is not None and adapter.recognises(spec) for spec in specs):
+            activation.watch(adapter.name)
     rearm()
-    for name in registry.upstreams():
-        # A checkout is noticed when it is imported; what the hook does not know, and what is imported, cannot wait.
-        if (name not in PACKAGES or name in ("ultralytics", *sys.modules)) and find_spec(name) is not None:
-            activation.watch(name)
 
 
 def apply(spec: Any = "default") -> None:
@@ -81,5 +83,5 @@ def status() -> dict[str, Any]:
         "active": list(activation.active),
         "selection": "default" if selection is None else selection.text,
         "patches": list(registry.patches()),
-        "run": None if activation.last_run is None else activation.last_run.plan.to_dict(),
+        "run": None if activation.last_plan is None else activation.last_plan.to_dict(),
     }

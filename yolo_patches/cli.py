@@ -8,12 +8,11 @@ import runpy
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from yolo_patches import __version__, api, registry
-from yolo_patches.activation import Adapter
+from yolo_patches.adapter import Adapter
 from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.plan import Plan
 from yolo_patches.selection import COMMON_OPTIONS, Option
@@ -89,8 +88,10 @@ def _list(options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for name, cls in registry.patches().items():
         status = {
-            upstream: "; ".join(f"unavailable: {why[seam]}" for seam in cls.needs if seam in why) or "available"
+            upstream: "; ".join(dict.fromkeys(f"unavailable: {why[seam]}" for seam in cls.needs if seam in why))
+            or "available"
             for upstream, why in missing.items()
+            if cls.upstream in ("", upstream)
         }
         rows.append(
             {
@@ -111,8 +112,8 @@ def _list(options: argparse.Namespace) -> int:
         print(f"upstream {name}: {installed[name].version() if name in installed else 'not installed'}")
     for row in rows:
         print(f"\n{row['name']}{' (default)' if row['default'] else ''}: {row['summary']}\n  {row['source']}")
-        for upstream in installed:
-            print(f"  {upstream}: {row['status'][upstream]}")
+        for upstream, status in row["status"].items():
+            print(f"  {upstream}: {status}")
         for key, option in row["options"].items():
             print(f"  {row['name']}:{key}=...  {option['help']} ({option['valid']}; default: {option['default']})")
     return 0
@@ -124,9 +125,8 @@ def _option(option: Option) -> dict[str, Any]:
 
 def _installed(name: str) -> Adapter | None:
     """Return an adapter where its upstream is installed, or lies in this folder."""
-    there = recognition.home(name) if name in recognition.MARKS else find_spec(name)
-    adapter: Adapter | None = registry.adapter(name) if there else None
-    return adapter
+    adapter = registry.adapter(name)
+    return adapter if adapter is not None and adapter.installed() else None
 
 
 def _doctor(options: argparse.Namespace) -> int:

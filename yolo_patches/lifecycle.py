@@ -148,6 +148,18 @@ class Lifecycle:
                 continue
             entry.options = {**entry.options, **patch.pinned}
 
+    def takes(self, seam: type[Seam]) -> bool:
+        """Return whether any patch handles this seam, decided or not."""
+        return any(seam in patch.handlers() or seam in patch.around() for patch in self._patches.values())
+
+    def lose(self, seam: type[Seam], error: Exception) -> None:
+        """Drop the patches that need a seam which the adapter could not serve."""
+        if isinstance(error, RanksDisagreeError):
+            raise error
+        for name, patch in list(self._patches.items()):
+            if seam in patch.handlers() or seam in patch.around() or seam in patch.needs:
+                self._failed(name, seam, error)
+
     def listens(self, seam: type[Seam]) -> bool:
         """Return whether an active patch handles this seam; where none does, an adapter need not prepare it."""
         return any(

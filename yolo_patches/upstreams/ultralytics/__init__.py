@@ -3,62 +3,123 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import ClassVar
 
-from yolo_patches.activation import Adapter
+from yolo_patches.adapter import Adapter, Install
+from yolo_patches.defect import found_in, number
 from yolo_patches.errors import PatchesError
-from yolo_patches.lifecycle import Forecast, forecasting
+from yolo_patches.forecast import Forecast, forecasting
+from yolo_patches.patch import Patch
 from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
-from yolo_patches.upstreams.ultralytics import commands, ddp, loss_wrappers, stack_gaps, trainer
-from yolo_patches.upstreams.ultralytics.facts import version
 from yolo_patches.wrapping import Wrapping
+
+#: Upstream module -> the module of ours that wraps in it, and its function. Imported when upstream's is: the adapter
+#: itself is loaded in every process that asks for the patches' names.
+HOOKS: Mapping[str, tuple[str, str]] = {
+    "ultralytics.utils": ("commands", "take_argument"),
+    "ultralytics.cfg": ("commands", "install"),
+    "ultralytics.engine.model": ("commands", "install_model"),
+    "ultralytics.engine.trainer": ("trainer", "install"),
+    "ultralytics.utils.dist": ("ddp", "install"),
+    "ultralytics.utils.tal": ("loss_wrappers", "install"),
+    "ultralytics.utils.loss": ("loss_wrappers", "install"),
+    "ultralytics.models.utils.loss": ("loss_wrappers", "install"),
+    "ultralytics.nn.tasks": ("stack_gaps", "install"),
+    "ultralytics.utils.torch_utils": ("stack_gaps", "install"),
+    "ultralytics.utils.metrics": ("stack_gaps", "install"),
+}
+#: The oldest release that is supported.
+FLOOR = "8.0.200"
 
 
 class Ultralytics(Adapter):
     """Adapter for the `ultralytics` package, whichever distribution installed it."""
 
     name: ClassVar[str] = "ultralytics"
+    packages: ClassVar[tuple[str, ...]] = ("ultralytics",)
 
-    def hooks(self) -> Mapping[str, Callable[[ModuleType, Wrapping], None]]:
+    def installed(self) -> bool:
+        """Return whether the package can be found."""
+        return find_spec("ultralytics") is not None
+
+    def hooks(self) -> Mapping[str, Install]:
         """Return the modules in which something is wrapped."""
-        return {
-            "ultralytics.utils": commands.take_argument,
-            "ultralytics.cfg": commands.install,
-            "ultralytics.engine.model": commands.install_model,
-            "ultralytics.engine.trainer": trainer.install,
-            "ultralytics.utils.dist": ddp.install,
-            **dict.fromkeys(loss_wrappers.MODULES, loss_wrappers.install),
-            **dict.fromkeys(stack_gaps.MODULES, stack_gaps.install),
-        }
+        return {module: _lazily(*where) for module, where in HOOKS.items()}
+
+    def patches(self) -> Mapping[str, type[Patch]]:
+        """Return the defects of Ultralytics' releases."""
+        from yolo_patches.upstreams.ultralytics import defects
+
+        return found_in(defects)
 
     def missing(self) -> Mapping[type[Seam], str]:
-        """Return the seams that the installed BaseTrainer lacks."""
-        return trainer.missing(import_module("ultralytics.engine.trainer").BaseTrainer)
+        """Return the seams that the installed BaseTrainer lacks: all of them below the oldest supported release."""
+        from yolo_patches.upstreams.ultralytics import seam_sources
+
+        why = below_floor() or "; ".join(seam_sources.left_alone())
+        if why:
+            return dict.fromkeys((*seam_sources.SEAMS, *seam_sources.ELSEWHERE), why)
+        return seam_sources.missing(import_module("ultralytics.engine.trainer").BaseTrainer)
 
     def version(self) -> str:
         """Return the version that the installed distribution declares."""
+        from yolo_patches.upstreams.ultralytics.facts import version
+
         return version()
 
     def command(self, words: list[str]) -> int:
         """Run `yolo` with these words."""
         sys.argv[:] = ["yolo", *words]
-        import_module("ultralytics.cfg").entrypoint()
+        module = import_module("ultralytics.cfg")
+        if not hasattr(module, "entrypoint"):
+            raise PatchesError("this Ultralytics has no command line that we know: ultralytics.cfg.entrypoint is gone")
+        module.entrypoint()
         return 0
 
     def forecast(self, words: list[str]) -> Plan:
         """Let `yolo train` come as far as its trainer's constructor, which has every argument and has made nothing."""
+        why = below_floor()
+        if why:
+            raise PatchesError(why)
         token = forecasting.set(True)
         try:
             self.command(words if "train" in words or "mode=train" in words else ["train", *words])
         except Forecast as forecast:
-            return forecast.run.plan
+            return forecast.plan
+        except PatchesError:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = str(error).strip().splitlines()
+            raise PatchesError(
+                f"'yolo {' '.join(words)}' does not come as far as training: "
+                f"{reason[0] if reason else type(error).__name__}"
+            ) from error
         finally:
             forecasting.reset(token)
         raise PatchesError(f"'yolo {' '.join(words)}' starts no training; give what you would give to 'yolo train'")
+
+
+def below_floor() -> str:
+    """Return a line that names the oldest supported release where the installed one is older, else nothing."""
+    from yolo_patches.upstreams.ultralytics.facts import version
+
+    installed = version()
+    if number(installed) >= number(FLOOR) or not number(installed):
+        return ""
+    return f"Ultralytics {installed} is older than {FLOOR}, the oldest release that yolo-patches supports"
+
+
+def _lazily(ours: str, function: str) -> Install:
+    def install(module: ModuleType, wrapping: Wrapping) -> None:
+        found = import_module(f"yolo_patches.upstreams.ultralytics.{ours}")
+        getattr(found, function)(module, wrapping)
+
+    return install
 
 
 ADAPTER = Ultralytics()

@@ -8,17 +8,13 @@ before). Where upstream's code for foreground cannot do without labels, it is no
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from yolo_patches.seams import Normaliser
 from yolo_patches.upstreams import normaliser_calls
-from yolo_patches.upstreams.normaliser_calls import listening, zero
-
-if TYPE_CHECKING:
-    from yolo_patches.lifecycle import Run
+from yolo_patches.upstreams.normaliser_calls import Listener, arguments, familiar, listening, zero
 
 Wrapped = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -32,9 +28,9 @@ _own: ContextVar[bool] = ContextVar("own", default=False)
 _fired: ContextVar[Optional[list[Normaliser]]] = ContextVar("fired", default=None)
 
 
-def fire(run: Run, like: Any, *values: Any) -> Normaliser:
+def fire(listener: Listener, like: Any, *values: Any) -> Normaliser:
     """Fire one criterion call's normalisers, and note it for the criterion that may return before it does."""
-    seam = normaliser_calls.fire(run, like, *values)
+    seam = normaliser_calls.fire(listener, like, *values)
     fired = _fired.get()
     if fired is not None:
         fired.append(seam)
@@ -42,28 +38,34 @@ def fire(run: Run, like: Any, *values: Any) -> Normaliser:
 
 
 def assign(wrapped: Wrapped, assigner: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Return target scores and foreground mask whose sums are those of the whole batch."""
-    result = wrapped(*args, **kwargs)
-    run = listening()
-    if run is None:
-        return result
-    from yolo_patches.nn.shards import Shard
+    """Return target scores and foreground mask whose sums are those of the whole batch.
 
-    labels, boxes, scores, mask, *rest = result
-    total, foreground = scores.sum(), mask.sum()
+    A result of another form is left alone. The seam is fired all the same: whether it has another form may depend on
+    the rank's own images, and the other ranks would wait.
+    """
+    result = wrapped(*args, **kwargs)
+    listener = listening()
+    if listener is None:
+        return result
+    from yolo_patches.nn.shards import Shard, Whole
+
+    predicted = args[0] if args else kwargs.get("pd_scores")
+    known = familiar(result, predicted)
+    total, foreground = (result[2].sum(), result[3].sum()) if known else (0.0, 0.0)
     later = deferred.get()
     if later is not None:
-        later.update(scores=total, foreground=foreground)
+        later.update({"scores": total, "foreground": foreground} if known else {"unknown": True})
         return result
-    seam = fire(run, scores, total, foreground)
-    if seam.ranks == 1:
+    seam = fire(listener, result[2] if known else predicted, total, foreground)
+    if not known or seam.ranks == 1:
         return result
+    labels, boxes, scores, mask, *rest = result
     return (
         labels,
         boxes,
-        Shard.of(scores, seam.values[0], seam.ranks, truth=total),
+        Shard.of(scores, Whole(seam.values[0], seam.ranks)),
         # Through 8.4.120 the mask of a rank without labels is a float tensor, which can select nothing.
-        Shard.of(mask.bool(), seam.values[1], seam.ranks, truth=foreground if _own.get() else seam.values[1]),
+        Shard.of(mask.bool(), Whole(seam.values[1], seam.ranks, together=not _own.get())),
         *rest,
     )
 
@@ -79,8 +81,10 @@ def segment(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any
 
 def masks(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
     """Without foreground, return a zero that keeps both mask branches in the graph: upstream may find no image."""
-    call = inspect.signature(wrapped).bind(*args, **kwargs).arguments
-    return zero(call["proto"], call["pred_masks"]) if empty(call["fg_mask"]) else wrapped(*args, **kwargs)
+    call = arguments(wrapped, args, kwargs)
+    if empty(call.get("fg_mask")) and {"proto", "pred_masks"} <= call.keys():
+        return zero(call["proto"], call["pred_masks"])
+    return wrapped(*args, **kwargs)
 
 
 def empty(mask: Any) -> bool:
@@ -100,9 +104,7 @@ def prompted(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> An
         result = wrapped(*args, **kwargs)
     finally:
         _fired.reset(token)
-    run = listening()
-    if run is not None and not fired:
-        import torch
-
-        fire(run, torch.zeros((), device=criterion.vp_criterion.device), 0.0, 0.0)
+    listener = listening()
+    if listener is not None and not fired:
+        fire(listener, result[0], 0.0, 0.0)
     return result

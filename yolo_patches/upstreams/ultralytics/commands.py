@@ -6,19 +6,24 @@ The key is consumed before upstream stores anything: it never reaches args.yaml,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Optional
 
 from yolo_patches.activation import ABSENT, activation
 from yolo_patches.errors import PatchesError
-from yolo_patches.wrapping import Wrapping
+from yolo_patches.facts import Given
+from yolo_patches.wrapping import LackingError, Wrapping
 
 KEY = "patches"
 COMMANDS = frozenset({"yolo", "yolo.exe", "ultralytics", "ultralytics.exe"})
 TRAINING = ("train", "tune")
 NOT_TRAINING = ("val", "predict", "track", "export", "benchmark", "embed")
+
+#: What the user gave to the `train()` call that is under way.
+given: ContextVar[Optional[Given]] = ContextVar("given", default=None)
 
 
 def take_argument(module: ModuleType, wrapping: Wrapping) -> None:
@@ -99,6 +104,8 @@ def _check_dict_alignment(
 
 def install_model(module: ModuleType, wrapping: Wrapping) -> None:
     """Wrap the methods of `Model` that take keyword arguments."""
+    if not hasattr(module, "Model"):
+        raise LackingError("Model does not exist")
     for names, wrapper in ((TRAINING, _train), (NOT_TRAINING, _without_effect)):
         for name in names:
             if name in vars(module.Model):
@@ -108,7 +115,42 @@ def install_model(module: ModuleType, wrapping: Wrapping) -> None:
 def _train(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kwargs = dict(kwargs)
     with activation.call(kwargs.pop(KEY, ABSENT)):
-        return wrapped(*args, **kwargs)
+        _warn_where_nothing_is_patched()
+        token = given.set(_given(kwargs))
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            given.reset(token)
+
+
+def _given(arguments: Mapping[str, Any]) -> Given:
+    """Return what the user gave to `train()`; on the command line, upstream has put a file's values among them."""
+    typed = {word.lstrip("-").partition("=")[0].strip() for word in sys.argv[1:]} if _is_yolo_command() else None
+    if typed is None:
+        origins = dict.fromkeys(arguments, "Python")
+    else:
+        elsewhere = "file" if "cfg" in typed else "Python"
+        origins = {name: "command line" if name in typed else elsewhere for name in arguments}
+    return Given(dict(arguments), origins)
+
+
+def _warn_where_nothing_is_patched() -> None:
+    """Say so where this training cannot be patched at all, unless `none` was asked for.
+
+    Raises:
+        PatchesError: A patch was asked for as `strict`.
+    """
+    why = activation.left_alone.get("ultralytics.engine.trainer")
+    selection = activation.selection()
+    if why is None or (selection is not None and not selection.chosen):
+        return
+    from ultralytics.utils import LOGGER
+
+    asked = "default" if selection is None else selection.text
+    line = f"patches={asked} has no effect, this Ultralytics is not supported ({why})"
+    if selection is not None and any(options.get("strict") for options in selection.chosen.values()):
+        raise PatchesError(line)
+    LOGGER.warning(f"yolo-patches: {line}: training goes on unpatched")
 
 
 def _without_effect(

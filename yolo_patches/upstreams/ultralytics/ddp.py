@@ -27,10 +27,7 @@ def _generate_ddp_file(
     file = wrapped(*args, **kwargs)
     home = str(Path(yolo_patches.__file__).resolve().parent.parent)
     activation = (
-        "import sys\n"
-        f"sys.path.append({home!r})\n"
-        "from yolo_patches._bootstrap import activate\n"
-        "activate('ultralytics')\n"
+        f"import sys\nsys.path.append({home!r})\nfrom yolo_patches._bootstrap import wake\nwake('ultralytics', None)\n"
     )
     path = Path(file)
     path.write_text(activation + path.read_text(encoding="utf-8"), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from yolo_patches.upstreams.normaliser_calls import listening
+from yolo_patches.upstreams.normaliser_calls import arguments, listening
 from yolo_patches.upstreams.ultralytics.assigned_losses import Args, Kwargs, Wrapped, fire
 
 #: Set while a loss runs to whose whole batch any rank contributes a ground truth.
@@ -13,15 +13,19 @@ _any_rank: ContextVar[bool] = ContextVar("any_rank", default=False)
 
 
 def forward(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Multiply every term, each 1 / max(own, 1) of a sum, by max(own, 1) over the whole batch's normaliser."""
-    run = listening()
-    if run is None:
+    """Multiply every term, each 1 / max(own, 1) of a sum, by max(own, 1) over the whole batch's normaliser.
+
+    A term of denoising is a mean over ground truths that stand in several groups, in more where a rank's images hold
+    fewer of them: it is the ground truths that are counted, as one process has as many groups for all images.
+    """
+    listener = listening()
+    call = {} if listener is None else arguments(wrapped, args, kwargs)
+    if listener is None or not {"preds", "batch"} <= call.keys():
         return wrapped(*args, **kwargs)
-    batch = args[1] if len(args) > 1 else kwargs["batch"]
-    denoising = args[4] if len(args) > 4 else kwargs.get("dn_meta")
-    own = (sum(batch["gt_groups"]), sum(map(len, denoising["dn_pos_idx"])) if denoising else 0)
-    boxes, _ = args[0] if args else kwargs["preds"]
-    seam = fire(run, boxes, *own)
+    denoising = call.get("dn_meta")
+    denoised = sum(map(len, denoising["dn_pos_idx"])) / denoising["dn_num_group"] if denoising else 0
+    own = (sum(call["batch"]["gt_groups"]), denoised)
+    seam = fire(listener, call["preds"], *own)
     if seam.ranks == 1:
         return wrapped(*args, **kwargs)
     matched, denoised = (max(n, 1) / mean.clamp(min=1 / seam.ranks) for n, mean in zip(own, seam.values))
@@ -36,8 +40,8 @@ def forward(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any
 def class_loss(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
     """Without ground truths upstream takes another loss function: the whole batch must agree on one."""
     if _any_rank.get():
-        if len(args) > 3:
-            args = (*args[:3], max(args[3], 1), *args[4:])
-        else:
+        if "num_gts" in kwargs:
             kwargs = {**kwargs, "num_gts": max(kwargs["num_gts"], 1)}
+        elif len(args) > 3:
+            args = (*args[:3], max(args[3], 1), *args[4:])
     return wrapped(*args, **kwargs)

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from yolo_patches.seams import Facts, Launcher
+from yolo_patches import facts as known
+from yolo_patches.facts import Facts, Given, Launcher
 from yolo_patches.upstreams.ultralytics import stack_gaps
 
 #: Tasks whose validation loader upstream builds with the training batch itself: obb in every supported release,
@@ -64,40 +65,82 @@ def launcher() -> Launcher | None:
     return Launcher(rank, size, local_rank, None if local_size is None else int(local_size))
 
 
+def is_worker() -> bool:
+    """Return whether this process is one that upstream has started itself, for one rank of a training."""
+    return _is_worker(getattr(sys.modules["__main__"], "__file__", None))
+
+
 def _is_worker(script: str | None) -> bool:
     path = Path(script or "")
     return path.parent.name == "DDP" and path.name.startswith("_temp_")
 
 
-def facts(owner: type, args: Mapping[str, Any], ranks: Launcher | None = None) -> Facts:
-    """Return the facts of a run.
+def facts(
+    owner: type,
+    args: Mapping[str, Any],
+    ranks: Launcher | None = None,
+    given: Given | None = None,
+    device: str = "",
+    resumed: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Facts:
+    """Return the facts of a training.
 
     Args:
         owner: The trainer's class.
-        args: Upstream's resolved training arguments.
+        args: Upstream's resolved training arguments. One that this release does not have is taken for upstream's usual
+            default; whatever depends on it is unavailable there.
         ranks: The launcher whose ranks train together, where a patch takes them over.
+        given: The arguments as the user gave them.
+        device: Type of the trainer's device, where it is known.
+        resumed: Entries of a resumed training's patches.json.
     """
-    release = version()
+    release, task, nbs = version(), str(args.get("task")), int(args.get("nbs") or 64)
+    named = device_names(args.get("device"))
     return Facts(
         upstream="ultralytics",
         version=release,
-        task=str(args.get("task")),
-        world_size=world_size(args.get("device")) if ranks is None else ranks.world_size,
-        global_batch=args["batch"],
-        val_batch_factor=1 if args.get("task") in SAME_VAL_BATCH else 2,
-        normaliser=NORMALISERS.get(str(args.get("task")), ""),
-        launcher=ranks,
-        devices=len(device_names(args.get("device"))),
-        nbs=args["nbs"],
-        lr0=args["lr0"],
-        optimizer=str(args["optimizer"]),
-        model=Path(str(args.get("model"))).stem,
-        scratch=_from_scratch(args),
+        task=task,
+        batch=known.Batch(
+            size=args.get("batch", 16),
+            nbs=nbs,
+            accumulate=lambda batch: max(round(nbs / batch), 1),
+            val_factor=1 if task in SAME_VAL_BATCH else 2,
+        ),
+        optimization=known.Optimization(
+            optimizer=str(args.get("optimizer", "auto")),
+            lr0=args.get("lr0", 0.01),
+            weight_decay=args.get("weight_decay", 0.0005),
+            epochs=args.get("epochs") or 100,
+            warmup_epochs=args.get("warmup_epochs") or 0.0,
+        ),
+        devices=known.Devices(
+            world_size=world_size(args.get("device")) if ranks is None else ranks.world_size,
+            kind=device or _kind(str(args.get("device") or ""), named),
+            named=len(named),
+            launcher=ranks,
+        ),
+        loss=known.Loss(
+            normaliser=NORMALISERS.get(task, ""),
+            mean=(task == "classify" and not release.startswith("8.0."))  # there it is a sum over 64
+            or any(base.__name__ == "RTDETRTrainer" for base in owner.__mro__),
+        ),
+        model=known.Model(
+            name=Path(str(args.get("model"))).stem,
+            scratch=_from_scratch(args),
+            rewritten="torch.compile" if args.get("compile") else "quantisation" if args.get("quantize") == 8 else "",
+        ),
+        given=given or Given(),
+        resumed=resumed or {},
         gaps=stack_gaps.gaps(),
-        rewritten="torch.compile" if args.get("compile") else "quantisation" if args.get("quantize") == 8 else "",
-        mean_loss=(args.get("task") == "classify" and not release.startswith("8.0."))  # there it is a sum over 64
-        or any(base.__name__ == "RTDETRTrainer" for base in owner.__mro__),
     )
+
+
+def _kind(device: str, named: list[str]) -> str:
+    """Return the type of device that `device=` names; empty where upstream will choose."""
+    if named:
+        kind = named[0].partition(":")[0]
+        return kind if kind.isalpha() else "cuda"
+    return device.partition(":")[0] if device in ("cpu", "mps", "mps:0") else ""
 
 
 def _from_scratch(args: Mapping[str, Any]) -> bool:

@@ -21,8 +21,9 @@ from typing import Any
 
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
-from yolo_patches.lifecycle import Run
-from yolo_patches.seams import Launcher, Ranks, Seam
+from yolo_patches.facts import Launcher
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.seams import Ranks, Seam
 from yolo_patches.selection import Selection
 from yolo_patches.upstreams.ultralytics import stand_ins
 from yolo_patches.upstreams.ultralytics.facts import device_names, launcher
@@ -51,19 +52,27 @@ def wanted(selection: Selection, missing: Mapping[type[Seam], str]) -> Launcher 
         selection: What was asked for.
         missing: Seams that the trainer lacks -> why.
     """
+    return launcher() if Ranks not in missing and _asked(selection) else None
+
+
+def left_out(selection: Selection, missing: Mapping[type[Seam], str]) -> bool:
+    """Return whether a selected patch would take over the ranks of a launcher, and this upstream has no room for it."""
+    return Ranks in missing and _asked(selection) and launcher() is not None
+
+
+def _asked(selection: Selection) -> bool:
     patches = registry.patches()
-    takes = Ranks not in missing and any(Ranks in patches[name].needs for name in selection.chosen)
-    return launcher() if takes else None
+    return any(Ranks in patches[name].needs for name in selection.chosen)
 
 
 @contextmanager
-def constructing(trainer: Any, decide: Callable[[], Run]) -> Iterator[None]:
+def constructing(trainer: Any, decide: Callable[[], Lifecycle]) -> Iterator[None]:
     """Let the ranks of a launcher agree while a trainer is constructed; without a launcher, do nothing.
 
     Args:
         trainer: The object, before its constructor has run.
-        decide: Decides the run from the trainer's arguments. It is called as soon as they are resolved, when nothing
-            has been written yet, so that every rank refuses a run that cannot be right.
+        decide: Decides the training from the trainer's arguments. It is called as soon as they are resolved, when
+            nothing has been written yet, so that every rank refuses a run that cannot be right.
     """
     if launcher() is None or not hasattr(trainer, "check_resume"):
         yield
@@ -73,9 +82,10 @@ def constructing(trainer: Any, decide: Callable[[], Run]) -> Iterator[None]:
 
         def resolved(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             wrapped(*args, **kwargs)
-            run = decide()
-            if run.facts.launcher is not None:
-                launches.append(_Launch(trainer, run, run.facts.launcher))
+            lifecycle = decide()
+            place = lifecycle.facts.devices.launcher if lifecycle.facts else None
+            if place is not None:
+                launches.append(_Launch(trainer, lifecycle, place))
                 until_constructed.enter_context(launches[-1].constructing())
 
         bind(trainer, "check_resume", resolved)
@@ -90,9 +100,9 @@ def constructing(trainer: Any, decide: Callable[[], Run]) -> Iterator[None]:
 class _Launch:
     """One trainer on one of a launcher's ranks."""
 
-    def __init__(self, trainer: Any, run: Run, place: Launcher) -> None:
+    def __init__(self, trainer: Any, lifecycle: Lifecycle, place: Launcher) -> None:
         self.trainer = trainer
-        self.run = run
+        self.lifecycle = lifecycle
         self.place = place
         self.training = next(_trainings)
 
@@ -171,7 +181,7 @@ class _Launch:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" and distributed.is_nccl_available() else "gloo"
-        backend = self.run.fire(Ranks(backend)).backend
+        backend = self.lifecycle.fire(Ranks(backend)).backend
         if not distributed.is_initialized():
             place, store = self.place, self._store("group")
             distributed.init_process_group(

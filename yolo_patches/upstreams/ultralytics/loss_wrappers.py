@@ -4,9 +4,10 @@ A criterion call is one assignment and the losses that follow from it; E2E heads
 packed into one vector and fired as one seam, on every rank, whether it has labels or not:
 
 - `TaskAlignedAssigner.forward` returns the target scores and the foreground mask, whose sums normalise the box, class
-  and mask losses. Both come back as `Shard`, so that upstream's own division is by the whole batch (normalisers.py).
-- The pose losses take means over foreground and visible keypoints (pose.py).
-- RT-DETR divides by its number of ground truths (detr.py).
+  and mask losses. Both come back as `Shard`, so that upstream's own division is by the whole batch (assigned_losses).
+- The pose losses take means over foreground and visible keypoints (pose_losses).
+- RT-DETR divides by its number of ground truths (detr_losses).
+- Distillation takes a mean of distances that is weighted by the teacher's scores (distilled_losses).
 
 All wrappers are on classes; nothing is ever put on a model, criterion or assigner, which upstream pickles. Means over
 images or pixels need nothing: ranks have equally many, since upstream's sampler pads the last batch.
@@ -20,12 +21,14 @@ from typing import Any
 
 import wrapt
 
-from yolo_patches.upstreams.ultralytics import assigned_losses, detr_losses, pose_losses
+from yolo_patches.upstreams.ultralytics import assigned_losses, detr_losses, distilled_losses, pose_losses
 from yolo_patches.wrapping import Wrapper, Wrapping
 
 #: Where each criterion's normalisers come to the seam: every criterion that has some holds an instance of one of these.
 ASSIGNER = ("ultralytics.utils.tal", "TaskAlignedAssigner", "forward", assigned_losses.assign)
 DETR = ("ultralytics.models.utils.loss", "RTDETRDetectionLoss", "forward", detr_losses.forward)
+#: The model that adds a loss of its own to its student's criterion.
+DISTILLED = ("ultralytics.nn.distill_model", "DistillationModel", "loss_sl2", distilled_losses.distance)
 #: (module, class, method, wrapper). What the installed release does not have is left out.
 WRAPPERS: tuple[tuple[str, str, str, Wrapper], ...] = (
     ASSIGNER,
@@ -41,6 +44,8 @@ WRAPPERS: tuple[tuple[str, str, str, Wrapper], ...] = (
     ("ultralytics.utils.loss", "TVPSegmentLoss", "__call__", assigned_losses.prompted),
     DETR,
     ("ultralytics.models.utils.loss", "DETRLoss", "_get_loss_class", detr_losses.class_loss),
+    ("ultralytics.nn.distill_model", "DistillationModel", "loss", distilled_losses.loss),
+    DISTILLED,
 )
 MODULES = tuple({module: None for module, *_ in WRAPPERS})
 
@@ -63,20 +68,34 @@ def defects() -> list[str]:
 
 def normalises(model: Any) -> bool:
     """Return whether the criterion of a live model has normalisers and all of them come to the seam."""
-    while hasattr(model, "module") or hasattr(model, "_orig_mod"):  # DistributedDataParallel, torch.compile
-        model = model.module if hasattr(model, "module") else model._orig_mod
-    criterion = getattr(model, "criterion", None)
     try:
-        criterion = model.init_criterion() if criterion is None else criterion
-    except (AttributeError, NotImplementedError):  # a user's own model
+        return _normalises(unwrapped(model))
+    except Exception:  # a user's own model: whatever its criterion does, it does not come to the seam
         return False
-    parts = _parts(criterion, depth=3)
-    seams = []
-    for module, owner, name, _ in (ASSIGNER, DETR):
-        cls = getattr(sys.modules.get(module), owner, None)
-        if cls is not None and any(isinstance(part, cls) for part in parts):
-            seams.append(isinstance(vars(cls).get(name), wrapt.FunctionWrapper))
-    return bool(seams) and all(seams) and not any(map(pose_losses.unknown_terms, parts))
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model within DistributedDataParallel and torch.compile."""
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod
+    return model
+
+
+def _normalises(model: Any) -> bool:
+    criterion = getattr(model, "criterion", None)
+    parts = _parts(model.init_criterion() if criterion is None else criterion, depth=3)
+    seams = [_wrapped(module, owner, name, parts) for module, owner, name, _ in (ASSIGNER, DETR)]
+    seams.append(_wrapped(*DISTILLED[:3], [model]))
+    known = [seam for seam in seams if seam is not None]
+    return bool(known) and all(known) and not any(map(pose_losses.unknown_terms, parts))
+
+
+def _wrapped(module: str, owner: str, name: str, parts: list[Any]) -> bool | None:
+    """Return whether a method is wrapped; None where no part is of its class."""
+    cls = getattr(sys.modules.get(module), owner, None)
+    if cls is None or not any(isinstance(part, cls) for part in parts):
+        return None
+    return isinstance(vars(cls).get(name), wrapt.FunctionWrapper)
 
 
 def _parts(criterion: Any, depth: int) -> list[Any]:

@@ -6,8 +6,18 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from yolo_patches.lifecycle import Run
-from yolo_patches.seams import OptimizerBuilt, OptimizerChoice, OptimizerRestored, OptimizerStep, WarmUp
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.nn import common_step
+from yolo_patches.seams import (
+    LossProof,
+    OptimizerBuilt,
+    OptimizerChoice,
+    OptimizerRestored,
+    OptimizerStep,
+    Seam,
+    Step,
+    WarmUp,
+)
 from yolo_patches.wrapping import bind
 
 Call = Callable[..., Any]
@@ -16,11 +26,18 @@ Keywords = dict[str, Any]
 
 
 class Optimization:
-    """The wrappers around one trainer's optimizer."""
+    """The wrappers around one trainer's optimizer.
 
-    def __init__(self, trainer: Any, run: Run) -> None:
+    Args:
+        trainer: The trainer.
+        lifecycle: Of its training.
+        prove: Probes the live loss.
+    """
+
+    def __init__(self, trainer: Any, lifecycle: Lifecycle, prove: Callable[[], LossProof]) -> None:
         self.trainer = trainer
-        self.run = run
+        self.lifecycle = lifecycle
+        self.prove = prove
         self._warmup_epochs: float | None = None
         for method in ("build_optimizer", "optimizer_step", "resume_training"):
             bind(trainer, method, getattr(self, f"_{method}"))
@@ -28,45 +45,86 @@ class Optimization:
             if hasattr(trainer, method):
                 bind(trainer, method, getattr(self, method))
 
+    def _try(self, seam: type[Seam], do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except Exception as error:
+            self.lifecycle.lose(seam, error)
+            return None
+
     def _build_optimizer(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        call = inspect.signature(wrapped).bind(*args, **kwargs)
+        call = self._try(OptimizerChoice, lambda: self._choice(inspect.signature(wrapped).bind(*args, **kwargs)))
+        optimizer = wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
+        built = self._try(OptimizerBuilt, lambda: self.lifecycle.fire(self._built(optimizer)).optimizer)
+        return optimizer if built is None else built
+
+    def _choice(self, call: inspect.BoundArguments) -> inspect.BoundArguments:
         call.apply_defaults()
-        batch = self.trainer.batch_size
         if str(call.arguments["name"]).lower() == "auto":
-            images = len(self.trainer.train_loader.dataset)
-            choice = OptimizerChoice(batch, images, self.trainer.epochs, call.arguments["iterations"])
-            call.arguments["iterations"] = self.run.fire(choice).iterations
-        return self.run.fire(OptimizerBuilt(wrapped(*call.args, **call.kwargs), batch)).optimizer
+            seam = OptimizerChoice(
+                self.trainer.batch_size,
+                len(self.trainer.train_loader.dataset),
+                self.trainer.epochs,
+                call.arguments["iterations"],
+                model=call.arguments["model"],
+                loss=self.prove,
+            )
+            call.arguments["iterations"] = self.lifecycle.fire(seam).iterations
+        return call
+
+    def _built(self, optimizer: Any, fresh: bool = True) -> OptimizerBuilt:
+        trainer = self.trainer
+        timed = getattr(trainer.args, "time", None)  # then the number of epochs is a guess
+        return OptimizerBuilt(
+            optimizer,
+            trainer.batch_size,
+            accumulate=int(trainer.accumulate),
+            micro_steps=0 if timed else len(trainer.train_loader) * trainer.epochs,
+            fresh=fresh,
+            loss=self.prove,
+        )
 
     def _build_train_pipeline(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         """Follow an out-of-memory retry that keeps the optimizer and sets its weight decay for the halved batch."""
         kept = getattr(self.trainer, "optimizer", None)
         result = wrapped(*args, **kwargs)
         if kept is not None and self.trainer.optimizer is kept:
-            self.run.fire(OptimizerBuilt(kept, self.trainer.batch_size, fresh=False))
-            self.trainer.scheduler.base_lrs = [group["initial_lr"] for group in kept.param_groups]
+            self._try(OptimizerBuilt, lambda: self._keep(kept))
         return result
 
+    def _keep(self, optimizer: Any) -> None:
+        self.lifecycle.fire(self._built(optimizer, fresh=False))
+        self.trainer.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
     def _optimizer_step(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        common_step.close()  # forward and backward pass of the last micro-step are done
+        optimizer = self.trainer.optimizer
         # Before upstream unscales: a factor commutes with the AMP scale, and an overflow stays one.
-        self.run.fire(OptimizerStep(self.trainer.optimizer))
-        return wrapped(*args, **kwargs)
+        self._try(OptimizerStep, lambda: self.lifecycle.fire(OptimizerStep(optimizer)))
+        if not self.lifecycle.listens(Step):
+            return wrapped(*args, **kwargs)
+        act = Step(optimizer, int(getattr(self.trainer, "accumulate", 1)))
+        return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
 
     def _resume_training(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         result = wrapped(*args, **kwargs)
-        if self.trainer.resume:
-            self.run.fire(OptimizerRestored(self.trainer.optimizer))
+        if getattr(self.trainer, "resume", False):
+            self._try(OptimizerRestored, lambda: self.lifecycle.fire(OptimizerRestored(self.trainer.optimizer)))
         return result
 
-    def _get_warmup_iterations(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> int:
-        return self._warm_up(wrapped(*args, **kwargs))
+    def _get_warmup_iterations(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        upstream = wrapped(*args, **kwargs)
+        longer = self._try(WarmUp, lambda: self._warm_up(upstream))
+        return upstream if longer is None else longer
 
     def event(self, name: str) -> None:
         """Follow upstream's callbacks: up to 8.4.100 it computes the warm-up between these two, from its arguments."""
-        if hasattr(self.trainer, "_get_warmup_iterations"):
-            return
+        if not hasattr(self.trainer, "_get_warmup_iterations"):
+            self._try(WarmUp, lambda: self._follow(name))
+
+    def _follow(self, name: str) -> None:
         arguments = self.trainer.args
-        if name == "on_pretrain_routine_end":
+        if name == "on_pretrain_routine_end" and self.lifecycle.takes(WarmUp):
             batches = len(self.trainer.train_loader)
             upstream = round(arguments.warmup_epochs * batches)
             longer = self._warm_up(upstream)
@@ -76,5 +134,5 @@ class Optimization:
             arguments.warmup_epochs, self._warmup_epochs = self._warmup_epochs, None  # it is saved with checkpoints
 
     def _warm_up(self, iterations: int) -> int:
-        longest = (self.trainer.epochs - 1) * len(self.trainer.train_loader)
-        return self.run.fire(WarmUp(iterations, longest)).iterations
+        seam = WarmUp(iterations, len(self.trainer.train_loader), self.trainer.epochs)
+        return self.lifecycle.fire(seam).iterations

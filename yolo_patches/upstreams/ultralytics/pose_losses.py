@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from yolo_patches.upstreams.normaliser_calls import listening, zero
+from yolo_patches.upstreams.normaliser_calls import arguments, listening, zero
 from yolo_patches.upstreams.ultralytics.assigned_losses import Args, Kwargs, Wrapped, deferred, empty, fire
 
 #: Terms of PoseLoss26, in upstream's order -> what each is divided by. Releases before 8.4.105 do not name them.
@@ -24,9 +23,9 @@ def keypoints(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> A
     """Multiply v8PoseLoss's means over this rank's foreground by its share of all foreground."""
     from yolo_patches.nn.shards import Shard
 
-    call = inspect.signature(wrapped).bind(*args, **kwargs).arguments
-    mask = call["masks"]
-    if empty(mask):
+    call = arguments(wrapped, args, kwargs)
+    mask = call.get("masks")
+    if empty(mask) and "pred_kpts" in call:
         return zero(call["pred_kpts"]), 0
     terms = wrapped(*args, **kwargs)
     return tuple(term * mask.share for term in terms) if isinstance(mask, Shard) else terms
@@ -43,12 +42,12 @@ def pose26(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
     The term of the residual log-likelihood is a mean over visible keypoints and floored at zero: what all ranks have
     of both is known only once the loss is, so the assigner's normalisers wait for the same collective.
     """
-    run = listening()
-    if run is None or unknown_terms(criterion):
+    listener = listening()
+    if listener is None or unknown_terms(criterion):
         return wrapped(*args, **kwargs)
     import torch
 
-    own: dict[str, Any] = {"scores": 0.0, "foreground": 0.0, "visible": 0.0, "likelihood": None}
+    own: dict[str, Any] = {"scores": 0.0, "foreground": 0.0, "visible": 0.0, "likelihood": None, "unknown": False}
     token = deferred.set(own)
     try:
         loss, items = wrapped(*args, **kwargs)
@@ -56,7 +55,10 @@ def pose26(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
         deferred.reset(token)
     term = own["likelihood"]
     likelihood, floored = (0.0, False) if term is None else (term.detach() * own["visible"], term.floored)
-    seam = fire(run, loss, own["scores"], own["foreground"], own["visible"], likelihood, floored)
+    seam = fire(listener, loss, own["scores"], own["foreground"], own["visible"], likelihood, floored)
+    names = getattr(criterion, "loss_names", None) or tuple(TERMS)[: len(loss)]
+    if own["unknown"] or len(names) != len(loss):
+        return loss, items
     scores, foreground, visible, likelihood, floored = seam.values
     one = 1 / seam.ranks
     factors = {
@@ -65,9 +67,7 @@ def pose26(wrapped: Wrapped, criterion: Any, args: Args, kwargs: Kwargs) -> Any:
         "visible": (own["visible"] / visible.clamp(min=one)) * ~((floored > 0) & (likelihood < 0)),
     }
     if foreground > 0 and not own["foreground"]:  # as the ranks that have some, keep every head in the graph
-        predictions = args[0] if args else kwargs["preds"]
-        loss = loss + zero(*(value for value in predictions.values() if isinstance(value, torch.Tensor)))
-    names = getattr(criterion, "loss_names", None) or tuple(TERMS)[: len(loss)]
+        loss = loss + zero(args[0] if args else kwargs["preds"])
     factor = torch.stack([factors[TERMS.get(name, "scores")] for name in names]).to(loss)
     if isinstance(items, dict):
         return loss * factor, {name: item * part for (name, item), part in zip(items.items(), factor)}
@@ -82,6 +82,9 @@ def rle(wrapped: Wrapped, module: Any, args: Args, kwargs: Kwargs) -> Any:
         return term
     from yolo_patches.nn.shards import Unfloored
 
-    sigma = args[0] if args else kwargs["sigma"]
+    sigma = arguments(wrapped, args, kwargs).get("sigma")
+    if sigma is None:
+        own["unknown"] = True
+        return term
     own.update(visible=float(len(sigma)), likelihood=term.as_subclass(Unfloored))
     return own["likelihood"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
-from yolo_patches.seams import Launcher
+from yolo_patches.facts import Launcher
 from yolo_patches.wrapping import Wrapping
 
 TURNS = "torch_distributed_zero_first"

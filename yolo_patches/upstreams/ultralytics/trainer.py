@@ -1,252 +1,252 @@
-"""Ultralytics' trainer: one class-level wrapper on BaseTrainer.__init__, the rest on the trainer object.
-
-Wrappers on the object cover what subclasses and users' own trainers override, and are never pickled: checkpoints hold
-the model and the arguments, DDP workers get the trainer's class.
-"""
+"""Ultralytics' trainer: one wrapper on the class's constructor, which prepares a training and attaches to it."""
 
 from __future__ import annotations
 
 import errno
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
-from yolo_patches import registry
-from yolo_patches.activation import ABSENT, activation, environment
+from yolo_patches import registry, report
+from yolo_patches.activation import ABSENT, activation
 from yolo_patches.errors import PatchesError
-from yolo_patches.lifecycle import Forecast, Run, forecasting
-from yolo_patches.plan import FILE_NAME, recorded_selection
-from yolo_patches.seams import (
-    EpochLosses,
-    ModelBuilt,
-    Normaliser,
-    OptimizerBuilt,
-    OptimizerChoice,
-    OptimizerRestored,
-    OptimizerStep,
-    Ranks,
-    Seam,
-    StackGap,
-    TrainStart,
-    ValLoader,
-    WarmUp,
-)
+from yolo_patches.facts import Given
+from yolo_patches.forecast import Forecast, forecasting
+from yolo_patches.handover import Handover
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.seams import Arguments, Seam
 from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams.ultralytics import launch, loss_wrappers, stack_gaps
-from yolo_patches.upstreams.ultralytics.commands import KEY
-from yolo_patches.upstreams.ultralytics.facts import facts, version
-from yolo_patches.upstreams.ultralytics.optimization import Optimization
-from yolo_patches.wrapping import Wrapping, bind
+from yolo_patches.upstreams.ultralytics import launch, seam_sources
+from yolo_patches.upstreams.ultralytics.attachment import Attachment
+from yolo_patches.upstreams.ultralytics.commands import KEY, given
+from yolo_patches.upstreams.ultralytics.facts import facts, is_worker, version
+from yolo_patches.wrapping import LackingError, Wrapping
 
-#: The parameters that each wrapped method must have; what upstream may add beside them does not matter.
-SIGNATURES: Mapping[str, tuple[str, ...]] = {
-    "__init__": ("cfg", "overrides", "_callbacks"),
-    "train": (),
-    "run_callbacks": ("event",),
-    "get_dataloader": ("dataset_path", "batch_size", "mode"),
-    "build_optimizer": ("model", "name", "lr", "decay", "iterations"),
-    "optimizer_step": (),
-    "set_model_attributes": (),
-    "resume_training": ("ckpt",),
-}
-SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
-    ValLoader: ("get_dataloader",),
-    TrainStart: ("run_callbacks",),
-    OptimizerChoice: ("build_optimizer",),
-    OptimizerBuilt: ("build_optimizer",),
-    OptimizerRestored: ("resume_training",),
-    OptimizerStep: ("optimizer_step",),
-    WarmUp: ("run_callbacks",),
-    ModelBuilt: ("set_model_attributes",),
-}
-#: Without these nothing can be patched at all, and nothing is.
-REQUIRED = ("__init__", "train")
 #: Errors that say "you may not write there", as against a fault of the disk.
 UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 
 
-def defects(owner: type, methods: Iterable[str]) -> list[str]:
-    """Return what is wrong with methods of a trainer class, one line each; empty where they are as they must be."""
-    found = []
-    for method in methods:
-        function = getattr(owner, method, None)
-        if function is None:
-            found.append(f"{owner.__name__}.{method} does not exist")
-            continue
-        lacking = [name for name in SIGNATURES[method] if name not in inspect.signature(function).parameters]
-        if lacking:
-            found.append(f"{owner.__name__}.{method} has no parameter {', '.join(lacking)}")
-    return found
-
-
-def missing(owner: type) -> Mapping[type[Seam], str]:
-    """Return the seams that a trainer class lacks -> why.
-
-    Args:
-        owner: BaseTrainer, or the class of a live trainer: a user's subclass may lack what upstream has.
-    """
-    found = {seam: defects(owner, methods) for seam, methods in SEAMS.items()}
-    found[Normaliser] = loss_wrappers.defects()
-    found[Ranks] = launch.defects(owner)
-    found[StackGap] = []
-    return {seam: "; ".join(why) for seam, why in found.items() if why}
-
-
 def install(module: ModuleType, wrapping: Wrapping) -> None:
-    """Wrap the trainer class; an upstream whose constructor we do not know is left alone, with a warning."""
-    why = defects(module.BaseTrainer, REQUIRED)
+    """Wrap the trainer class.
+
+    Raises:
+        LackingError: It is not the class that we know, so nothing is patched at all.
+    """
+    from yolo_patches.upstreams.ultralytics import below_floor
+
+    if below_floor():
+        raise LackingError(below_floor())
+    owner = getattr(module, "BaseTrainer", None)
+    if owner is None:
+        raise LackingError("BaseTrainer does not exist")
+    why = seam_sources.defects(owner, seam_sources.REQUIRED)
     if why:
-        module.LOGGER.warning(
-            f"yolo-patches: Ultralytics {version()} is not supported, training goes on unpatched ({'; '.join(why)})"
-        )
-        return
-    wrapping.wrap(module.BaseTrainer, "__init__", _init)
+        raise LackingError("; ".join(why))
+    wrapping.wrap(owner, "__init__", _init)
 
 
 def _init(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    call = inspect.signature(wrapped).bind(*args, **kwargs)
+    try:
+        call = inspect.signature(wrapped).bind(*args, **kwargs)
+    except TypeError:  # upstream's own error is better than ours
+        return wrapped(*args, **kwargs)
     argument = ABSENT
     for name in ("cfg", "overrides"):  # overrides last: they beat the file, as upstream has it
         if name in call.arguments:
-            call.arguments[name], found = _without_key(call.arguments[name])
+            call.arguments[name], found = without_key(call.arguments[name])
             argument = argument if found is ABSENT else found
     selection = activation.selection(argument)
+    if selection == NONE and not forecasting.get():  # reads nothing of the run
+        return wrapped(*call.args, **call.kwargs)
+    start = _Start(trainer, call, selection)
     if forecasting.get():
-        raise Forecast(_forecast(type(trainer), call, selection))
-    runs: list[Run] = []
-
-    def decide() -> Run:
-        chosen = _unasked(trainer.args.resume) if selection is None else selection
-        lacking = missing(type(trainer))
-        runs.append(Run(facts(type(trainer), vars(trainer.args), launch.wanted(chosen, lacking)), chosen, lacking))
-        return runs[-1]
-
-    try:
-        with launch.constructing(trainer, decide):
-            wrapped(*call.args, **call.kwargs)
-    except OSError as error:
-        if selection == NONE or error.errno not in UNWRITABLE or error.filename is None:
-            raise
-        raise PatchesError(
-            f"cannot write the run directory: {error.filename}: {error.strerror}; choose another with project= and "
-            "name="
-        ) from error
-    run = runs[-1] if runs else decide()
-    if run.selection.chosen:
-        _Attachment(trainer, run)
+        raise Forecast(start.forecast())
+    start.arguments()
+    return start.construct(wrapped)
 
 
-def _without_key(config: Any) -> tuple[Any, Any]:
-    """Return a configuration without our key, and the key's value; the caller's own object is never edited."""
-    from ultralytics.cfg import cfg2dict
+def without_key(config: Any) -> tuple[Any, Any]:
+    """Return a configuration without our key, and the key's value; the caller's own object is never edited.
 
-    loaded = cfg2dict(config) if isinstance(config, (str, Path)) else config
+    A file that cannot be read is upstream's to complain about.
+    """
+    loaded = config
+    if isinstance(config, (str, Path)):
+        import yaml
+
+        try:
+            loaded = yaml.safe_load(Path(config).read_text(encoding="utf-8", errors="ignore"))
+        except (OSError, yaml.YAMLError):
+            return config, ABSENT
     if not isinstance(loaded, dict) or KEY not in loaded:
         return config, ABSENT
     return {key: value for key, value in loaded.items() if key != KEY}, loaded[KEY]
 
 
-def _unasked(resume: Any) -> Selection:
-    """Return the selection where nobody said any: a resumed run goes on as it started, a new one takes `default`."""
-    if not resume:
-        return parse("default", registry.specs())
-    recorded = recorded_selection(Path(str(resume)).parent.parent)
-    return NONE if recorded is None else parse(recorded, registry.specs(), f"{FILE_NAME} of the resumed run")
+class _Start:
+    """The construction of one trainer, and what is decided on the way.
 
+    Args:
+        trainer: The object, before its constructor has run.
+        call: The constructor's arguments, without our key.
+        selection: What was asked for, or None where nobody said anything.
+    """
 
-def _forecast(owner: type, call: inspect.BoundArguments, selection: Selection | None) -> Run:
-    """Return the run that this constructor call would make, without making anything."""
-    from ultralytics.cfg import get_cfg
-
-    call.apply_defaults()
-    args = vars(get_cfg(call.arguments["cfg"], dict(call.arguments["overrides"] or {})))
-    resume = args.get("resume")
-    if resume:
-        from ultralytics.utils.files import get_latest_run
-
-        resume = resume if isinstance(resume, (str, Path)) else get_latest_run()
-    return Run(facts(owner, args), _unasked(resume) if selection is None else selection, missing(owner))
-
-
-class _Attachment:
-    """The wrappers on one trainer object, and the run that they fire seams at."""
-
-    def __init__(self, trainer: Any, run: Run) -> None:
+    def __init__(self, trainer: Any, call: inspect.BoundArguments, selection: Selection | None) -> None:
         self.trainer = trainer
-        self.run = run
-        activation.last_run = run
-        for method in ("train", "run_callbacks", "get_dataloader", "set_model_attributes"):
-            if not defects(type(trainer), (method,)):
-                bind(trainer, method, getattr(self, f"_{method}"))
-        self.optimization = None
-        if not defects(type(trainer), ("build_optimizer", "optimizer_step", "resume_training")):
-            self.optimization = Optimization(trainer, run)
+        self.owner = type(trainer)
+        self.call = call
+        self.selection = selection
+        self.handover = Handover.received() if is_worker() else None
+        self.given = self.handover.given if self.handover else self._given()
+        self.missing: Mapping[type[Seam], str] = {}
+        self.resumed: Mapping[str, Any] = {}
+        self.lifecycle: Lifecycle | None = None
 
-    def _train(self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        before, activation.current = activation.current, self.run
+    def _overrides(self) -> dict[str, Any]:
+        return dict(self.call.arguments.get("overrides") or {})
+
+    def _given(self) -> Given:
+        """Return what the user gave: to `train()`, to the command line, or straight to this constructor."""
+        typed = given.get()
+        values = self._overrides() if typed is None else dict(typed.values)
+        origins = {} if typed is None else dict(typed.origins)
+        base = self.call.arguments.get("cfg")
+        if isinstance(base, (dict, str, Path)):
+            from ultralytics.utils import DEFAULT_CFG_DICT
+
+            loaded, _ = without_key({KEY: None, **base} if isinstance(base, dict) else base)
+            for name, value in (loaded if isinstance(loaded, dict) else {}).items():
+                if DEFAULT_CFG_DICT.get(name, ABSENT) != value:
+                    values.setdefault(name, value)
+                    origins.setdefault(name, "Python" if isinstance(base, dict) else "file")
+        return Given(values, origins)
+
+    def arguments(self) -> None:
+        """Let patches set what the user has not given. A resumed run takes its arguments from the checkpoint."""
         try:
-            with environment(self.run.selection.text):  # what the DDP workers that this may start will read
-                return wrapped(*args, **kwargs)
-        finally:
-            activation.current = before
+            if self._overrides().get("resume"):
+                return
+            lifecycle = self._lifecycle("")
+            if not lifecycle.takes(Arguments):
+                return
+            seam = lifecycle.arguments(self._seam())
+            if seam.values:
+                self.call.arguments["overrides"] = {**self._overrides(), **seam.values}
+        except PatchesError:
+            raise
+        except Exception as error:  # what upstream makes of its arguments shows in its constructor
+            self._tell(f"arguments are upstream's: {type(error).__name__}: {error}")
 
-    def _get_dataloader(
-        self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        call = inspect.signature(wrapped).bind(*args, **kwargs)
-        call.apply_defaults()
-        if call.arguments["mode"] == "val":
-            per_rank = self.trainer.batch_size // self.run.plan.world_size
-            seam = self.run.fire(ValLoader(call.arguments["batch_size"], per_rank))
-            call.arguments["batch_size"] = seam.batch
-        return wrapped(*call.args, **call.kwargs)
+    def _seam(self) -> Arguments:
+        from ultralytics.utils import DEFAULT_CFG_DICT
 
-    def _set_model_attributes(
-        self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        result = wrapped(*args, **kwargs)
-        self.run.fire(ModelBuilt(self.trainer.model))
-        return result
+        known = facts(self.owner, self._resolved(), given=self.given)
+        return Arguments(known, {key: value for key, value in DEFAULT_CFG_DICT.items() if key not in self.given})
 
-    def _run_callbacks(
-        self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        event = args[0] if args else kwargs["event"]
-        if self.optimization is not None:
-            self.optimization.event(event)
-        if event == "on_train_epoch_end" and self.run.listens(EpochLosses):
-            self._share_losses()
-        if event in ("on_train_start", "on_train_end"):
-            self._record(announce=event == "on_train_start")
-        return wrapped(*args, **kwargs)
+    def _resolved(self) -> dict[str, Any]:
+        """Return the arguments as upstream's constructor will resolve them, without making anything."""
+        from ultralytics.cfg import get_cfg
 
-    def _share_losses(self) -> None:
-        losses = self.trainer.tloss  # a tensor, or since 8.4.120 a dict
-        terms = list(losses.values()) if isinstance(losses, dict) else [losses]
-        shared = self.run.fire(EpochLosses(torch.cat([term.detach().reshape(-1) for term in terms]))).values
-        self.trainer.tloss = dict(zip(losses, shared)) if isinstance(losses, dict) else shared.reshape(losses.shape)
+        self.call.apply_defaults()
+        return vars(get_cfg(self.call.arguments["cfg"], self._overrides()))
 
-    def _record(self, announce: bool) -> None:
-        """Check the live trainer and write the plan: at the start, and at the end for what changed on the way."""
-        from ultralytics.utils import LOGGER, RANK
+    def _lifecycle(self, resume: Any) -> Lifecycle:
+        if self.lifecycle is None:
+            selection, entries = self._selection(resume)
+            self.missing = seam_sources.missing(self.owner)
+            self.lifecycle = Lifecycle("ultralytics", version(), selection, self.missing, self._tell, self.handover)
+            self.resumed = entries
+        return self.lifecycle
 
-        live = TrainStart(
-            val_loader=getattr(self.trainer, "test_loader", None),
-            normalises=loss_wrappers.normalises(self.trainer.model),
-            train_loader=self.trainer.train_loader,
-            optimizer=self.trainer.optimizer,
-            model=self.trainer.model,
-            filled=stack_gaps.filled(),
-        )
-        self.run.verify(live, self.trainer.batch_size)
-        if RANK not in {-1, 0}:
-            return
-        if announce:
-            LOGGER.info(self.run.plan.banner())
-            for line in self.run.warnings():
-                LOGGER.warning(f"yolo-patches: {line}")
-        self.run.write(Path(self.trainer.save_dir))
+    def _selection(self, resume: Any) -> tuple[Selection, Mapping[str, Any]]:
+        """Return the selection; where nobody said any, a resumed run goes on as it started, a new one takes `default`.
+
+        With it the entries of the resumed run's plan, if it has one.
+        """
+        default, entries = parse("default", registry.specs()), None
+        if resume:
+            try:
+                entries = report.read(Path(str(resume)).parent.parent)
+            except PatchesError as error:
+                self._tell(f"{error}; going on with the defaults")
+                return self.selection or default, {}
+        if self.selection is not None:
+            return self.selection, entries or {}
+        if resume:
+            recorded = NONE if entries is None else self._recorded(entries, default)
+            return recorded, entries or {}
+        return default, {}
+
+    def _recorded(self, entries: Mapping[str, Any], default: Selection) -> Selection:
+        try:
+            text = report.recorded_selection(entries)
+            return parse(text, registry.specs(), f"{report.FILE_NAME} of the resumed run")
+        except PatchesError as error:
+            self._tell(f"{error}; going on with the defaults")
+            return default
+
+    def decide(self) -> Lifecycle:
+        """Decide, with the arguments that upstream has resolved.
+
+        Raises:
+            PatchesError: The run is refused.
+        """
+        args = vars(self.trainer.args)
+        lifecycle = self._lifecycle(args.get("resume"))
+        ranks = launch.wanted(lifecycle.selection, self.missing)
+        if ranks is None and launch.left_out(lifecycle.selection, self.missing):
+            lifecycle.warn()  # upstream will end in an error of its own: this is why
+        device = getattr(getattr(self.trainer, "device", None), "type", "")
+        lifecycle.decide(facts(self.owner, args, ranks, self.given, device, self.resumed))
+        return lifecycle
+
+    def forecast(self) -> Any:
+        """Return the plan of this training, without making anything."""
+        args = self._resolved()
+        resume = args.get("resume")
+        if resume:
+            from ultralytics.utils.files import get_latest_run
+
+            resume = resume if isinstance(resume, (str, Path)) else get_latest_run()
+        lifecycle = self._lifecycle(resume)
+        if not resume and lifecycle.takes(Arguments):
+            seam = lifecycle.arguments(self._seam())
+            args = {**args, **seam.values}
+        lifecycle.decide(facts(self.owner, args, given=self.given, resumed=self.resumed))
+        return lifecycle.plan
+
+    def construct(self, wrapped: Callable[..., None]) -> None:
+        """Run upstream's constructor, decide when its arguments are resolved, and attach to the trainer."""
+        decided: list[Lifecycle] = []
+
+        def decide() -> Lifecycle:
+            decided.append(self.decide())
+            return decided[-1]
+
+        try:
+            with launch.constructing(self.trainer, decide):
+                wrapped(*self.call.args, **self.call.kwargs)
+        except OSError as error:
+            if error.errno not in UNWRITABLE or error.filename is None:
+                raise
+            raise PatchesError(
+                f"cannot write the run directory: {error.filename}: {error.strerror}; choose another with project= and "
+                "name="
+            ) from error
+        try:
+            lifecycle = decided[-1] if decided else self.decide()
+            if lifecycle.selection.chosen:
+                Attachment(self.trainer, lifecycle)
+        except PatchesError:
+            raise
+        except Exception as error:  # the trainer stands: it trains as upstream has it
+            self._tell(f"inactive for this training: {type(error).__name__}: {error}")
+
+    @staticmethod
+    def _tell(line: str) -> None:
+        from ultralytics.utils import LOGGER
+
+        LOGGER.warning(line if line.startswith("yolo-patches") else f"yolo-patches: {line}")

@@ -1,0 +1,249 @@
+"""The wrappers on one trainer object, and what each of them tells the patches.
+
+Wrappers on the object cover what subclasses and users' own trainers override, and are never pickled: checkpoints hold
+the model and the arguments, DDP workers get the trainer's class. In each of them upstream's own method is called in any
+case: what we do before and after it may fail, and then the patches that need it are dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import wrapt
+
+from yolo_patches.activation import ENVIRONMENT, activation, environment
+from yolo_patches.handover import VARIABLE
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.nn import common_step
+from yolo_patches.seams import (
+    EpochLosses,
+    Live,
+    Loading,
+    LossProof,
+    ModelBuilt,
+    Normaliser,
+    Save,
+    Seam,
+    Validation,
+    ValLoader,
+)
+from yolo_patches.upstreams.ultralytics import loss_wrappers, stack_gaps
+from yolo_patches.upstreams.ultralytics.optimization import Optimization
+from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
+from yolo_patches.wrapping import bind
+
+Call = Callable[..., Any]
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+#: Wrapped on the trainer object, where its class has them as we know them.
+METHODS = (
+    "train",
+    "run_callbacks",
+    "get_dataloader",
+    "set_model_attributes",
+    "preprocess_batch",
+    "validate",
+    "final_eval",
+    "save_model",
+)
+
+
+class Attachment:
+    """One trainer and the lifecycle of its training.
+
+    Args:
+        trainer: A trainer whose constructor has run.
+        lifecycle: Decided.
+    """
+
+    def __init__(self, trainer: Any, lifecycle: Lifecycle) -> None:
+        self.trainer = trainer
+        self.lifecycle = lifecycle
+        self._begun = False  # a batch has begun: the next preprocessing is the step's own
+        self._epochs = 0
+        bound = []
+        try:
+            for method in METHODS:
+                if not defects(type(trainer), (method,)):
+                    bind(trainer, method, getattr(self, f"_{method}"))
+                    bound.append(method)
+            self.optimization = None
+            if not defects(type(trainer), OPTIMIZER):
+                self.optimization = Optimization(trainer, lifecycle, self.prove)
+        except BaseException:  # all of them, or none
+            for method in bound:
+                vars(trainer).pop(method, None)
+            raise
+        activation.last_plan = lifecycle.plan
+
+    def _try(self, seam: type[Seam] | type[Live], do: Callable[[], Any]) -> Any:
+        """Do something of ours; where it fails, drop the patches that need the seam, and return None."""
+        try:
+            return do()
+        except Exception as error:
+            if seam is Live:
+                self.lifecycle.tell(f"nothing could be verified: {type(error).__name__}: {error}")
+            else:
+                self.lifecycle.lose(seam, error)  # type: ignore[arg-type]
+            return None
+
+    def _train(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        plan = self.lifecycle.plan
+        values = {ENVIRONMENT: plan.selection}
+        if plan.world_size > 1:
+            values[VARIABLE] = self.lifecycle.handover().text()
+        try:
+            with self.lifecycle.under_way(), environment(values):  # what the workers that this may start will read
+                return wrapped(*args, **kwargs)
+        finally:
+            common_step.close()
+
+    def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        call = self._try(ValLoader, lambda: self._val_batch(inspect.signature(wrapped).bind(*args, **kwargs)))
+        return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
+
+    def _val_batch(self, call: inspect.BoundArguments) -> inspect.BoundArguments:
+        call.apply_defaults()
+        if call.arguments["mode"] == "val":
+            per_rank = self.trainer.batch_size // self.lifecycle.plan.world_size
+            seam = self.lifecycle.fire(ValLoader(call.arguments["batch_size"], per_rank))
+            call.arguments["batch_size"] = seam.batch
+        return call
+
+    def _set_model_attributes(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        result = wrapped(*args, **kwargs)
+        self._try(ModelBuilt, lambda: self.lifecycle.fire(ModelBuilt(self.trainer.model)))
+        return result
+
+    def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        result = wrapped(*args, **kwargs)
+        if self._begun:
+            # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
+            self._begun = False
+            common_step.open_step()
+        return result
+
+    def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        return self.lifecycle.around(Validation(self._epoch), lambda: wrapped(*args, **kwargs))
+
+    def _final_eval(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        return self.lifecycle.around(Validation(self._epoch, final=True), lambda: wrapped(*args, **kwargs))
+
+    def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        return self.lifecycle.around(Save(self._epoch), lambda: wrapped(*args, **kwargs))
+
+    @property
+    def _epoch(self) -> int:
+        return int(getattr(self.trainer, "epoch", 0))
+
+    def _run_callbacks(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        event = args[0] if args else kwargs["event"]
+        common_step.close()  # callbacks are anybody's, and many of them are rank 0's alone
+        self._begun = False
+        if self.optimization is not None:
+            self.optimization.event(event)
+        if event == "on_train_start":
+            self._start()
+        elif event == "on_train_epoch_end":
+            self._try(EpochLosses, self._share_losses)
+            self._epochs += 1
+            if self._epochs == 1:
+                self._record()
+        elif event == "on_train_end":
+            self._record()
+        result = wrapped(*args, **kwargs)
+        if event == "on_train_batch_start":
+            self.lifecycle.first_step()
+            self._begun = True
+        return result
+
+    def _share_losses(self) -> None:
+        if not self.lifecycle.listens(EpochLosses):
+            return
+        losses = getattr(self.trainer, "tloss", None)  # a tensor, or since 8.4.120 a dict
+        if not isinstance(losses, (torch.Tensor, dict)):  # on every rank alike: the log keeps rank 0's own
+            return
+        terms = list(losses.values()) if isinstance(losses, dict) else [losses]
+        values = torch.cat([term.detach().reshape(-1) for term in terms])
+        with common_step.common_step():  # every rank has made the epoch's last step, and does this next
+            shared = self.lifecycle.fire(EpochLosses(values)).values
+        self.trainer.tloss = dict(zip(losses, shared)) if isinstance(losses, dict) else shared.reshape(losses.shape)
+
+    def _start(self) -> None:
+        live = self._try(Live, self._live)
+        if live is not None:
+            self.lifecycle.start(live, self.trainer.batch_size)
+        if self.lifecycle.listens(Loading):
+            self._try(Loading, self._follow_loader)
+        if self._writes:
+            from ultralytics.utils import LOGGER
+
+            LOGGER.info(self.lifecycle.plan.banner())
+            self.lifecycle.warn()
+            self.lifecycle.write(Path(self.trainer.save_dir))
+
+    def _record(self) -> None:
+        """Measure the patches' effect once more, and write the plan."""
+        live = self._try(Live, self._live)
+        if live is not None:
+            self.lifecycle.check(live, self.trainer.batch_size)
+        if self._writes:
+            self.lifecycle.warn()
+            self.lifecycle.write(Path(self.trainer.save_dir))
+
+    @property
+    def _writes(self) -> bool:
+        from ultralytics.utils import RANK
+
+        return RANK in {-1, 0}
+
+    def _follow_loader(self) -> None:
+        self.trainer.train_loader = _Loader(self.trainer.train_loader, self)
+
+    def _live(self) -> Live:
+        trainer = self.trainer
+        validator = getattr(trainer, "validator", None)
+        # Before 8.3.225 rank 0 validates alone.
+        validates = self._writes or hasattr(validator, "gather_stats")
+        return Live(
+            validates=validates,
+            val_loaders=(getattr(trainer, "test_loader", None), getattr(validator, "dataloader", None)),
+            train_loader=getattr(trainer, "train_loader", None),
+            optimizer=getattr(trainer, "optimizer", None),
+            model=getattr(trainer, "model", None),
+            normalises=loss_wrappers.normalises(trainer.model),
+            loss=self.prove,
+            filled=stack_gaps.filled(),
+        )
+
+    def prove(self) -> LossProof:
+        """Probe the live loss, once."""
+        return self._proof
+
+    @cached_property
+    def _proof(self) -> LossProof:
+        from yolo_patches.upstreams.ultralytics.loss_probe import prove
+
+        left_alone = [module for module in activation.left_alone if module in loss_wrappers.MODULES]
+        if left_alone and self.lifecycle.listens(Normaliser):
+            return LossProof(None, None, f"{left_alone[0]} is not as we know it")
+        return prove(self.trainer.model, str(self.trainer.args.task))
+
+
+class _Loader(wrapt.ObjectProxy):  # type: ignore[misc]
+    """The training loader, whose passes come to the patches."""
+
+    def __init__(self, loader: Any, attachment: Attachment) -> None:
+        super().__init__(loader)
+        self._self_attachment = attachment
+
+    def __iter__(self) -> Any:
+        attachment = self._self_attachment
+        loader = self.__wrapped__
+        return attachment.lifecycle.around(Loading(loader, attachment._epoch), lambda: iter(loader))
