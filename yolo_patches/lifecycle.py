@@ -169,7 +169,9 @@ class Lifecycle:
 
     def fire(self, seam: S) -> S:
         """Let every patch that handles this seam see and change it, the innermost first; return it."""
-        for name, patch in self._in_order(inward=False):
+        for name, patch in self._outward():
+            if not (self._called(name, patch) or isinstance(seam, Arguments)):
+                continue
             try:
                 handler = patch.handlers().get(type(seam))
                 decision = handler(seam) if handler else None
@@ -183,7 +185,7 @@ class Lifecycle:
     def around(self, act: Act, upstream: Callable[[], Any]) -> Any:
         """Do one of upstream's acts inside of every active patch that stands around it; return its result."""
         proceed = upstream
-        for name, patch in self._in_order(inward=False):
+        for name, patch in self._outward():
             handler = patch.around().get(type(act)) if self._entry(name).decision.status == "active" else None
             if handler is not None:
                 proceed = self._inside(name, handler, act, proceed)
@@ -232,7 +234,7 @@ class Lifecycle:
             return
         if self.plan.world_size > 1:
             reasons = {name: self._entry(name).decision.reason for name in self._dropped}
-            for rank, theirs in enumerate(_exchange(json.dumps(reasons))):
+            for rank, theirs in enumerate(_exchange(json.dumps(reasons), self.tell)):
                 for name, reason in json.loads(theirs).items():
                     if name in self._patches:
                         self._drop(name, "failed", f"dropped on rank {rank}: {reason}")
@@ -244,7 +246,7 @@ class Lifecycle:
     def check(self, live: Live, global_batch: float) -> None:
         """Measure every active patch's effect on the live objects, and record it in the plan."""
         self.plan.global_batch = global_batch  # AutoBatch and out-of-memory retries change it
-        for name, patch in self._patches.items():
+        for name, patch in list(self._patches.items()):
             entry = self._entry(name)
             if entry.decision.status != "active":
                 entry.verified = None
@@ -314,8 +316,13 @@ class Lifecycle:
             except Exception as error:
                 self.tell(f"{name} could not be closed: {_words(error)}")
 
-    def _in_order(self, inward: bool) -> list[tuple[str, Patch]]:
-        return sorted(self._patches.items(), key=lambda item: (item[1].phase, item[0]), reverse=not inward)
+    def _outward(self) -> list[tuple[str, Patch]]:
+        """Return the patches from the innermost to the outermost."""
+        return sorted(self._patches.items(), key=lambda item: (item[1].phase, item[0]), reverse=True)
+
+    def _called(self, name: str, patch: Patch) -> bool:
+        status = self._entry(name).decision.status
+        return status == "active" or (status == "inert" and patch.follows)
 
     def _entry(self, name: str) -> Entry:
         return next(entry for entry in self.plan.entries if entry.name == name)
@@ -375,7 +382,7 @@ class _Proceed:
         return self.result
 
 
-def _exchange(text: str) -> list[str]:
+def _exchange(text: str, tell: Callable[[str], None]) -> list[str]:
     """Return every rank's text, by the store through which the ranks found each other: no collective is needed.
 
     Raises:
@@ -387,9 +394,13 @@ def _exchange(text: str) -> list[str]:
     if not (distributed.is_available() and distributed.is_initialized()):
         return [text]
     ranks, rank = distributed.get_world_size(), distributed.get_rank()
-    store = distributed_c10d.PrefixStore(
-        f"yolo-patches/agree/{next(_trainings)}", distributed_c10d._get_default_store()
-    )
+    try:
+        store = distributed_c10d.PrefixStore(
+            f"yolo-patches/agree/{next(_trainings)}", distributed_c10d._get_default_store()
+        )
+    except (AttributeError, ValueError) as error:  # a torch without it; on every rank alike
+        tell(f"ranks could not agree on what they have dropped: {_words(error)}")
+        return [text]
     store.set(str(rank), text)
     texts = []
     for other in range(ranks):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import ROOT, last_json
 
+OURS = {"yolo_patches", "yolo_patches._bootstrap", "yolo_patches.upstreams", "yolo_patches.upstreams.start"}
 FINDERS = "import sys, json; print(json.dumps([type(f).__name__ for f in sys.meta_path].count('UpstreamFinder')))"
 
 
@@ -48,8 +49,8 @@ def test_files_at_the_root_of_the_wheel(wheel):
         names = archive.namelist()
         assert {"yolo_patches.pth", "yolo_patches.start", "yolo_patches/py.typed"} <= set(names)
         # PEP 829: the .start file names the same callable, and disables the import line of the .pth file beside it.
-        assert archive.read("yolo_patches.start").decode().strip() == "yolo_patches._bootstrap:register"
-        assert "yolo_patches._bootstrap.register()" in archive.read("yolo_patches.pth").decode()
+        assert archive.read("yolo_patches.start").decode().strip() == "yolo_patches.upstreams.start:register"
+        assert "yolo_patches.upstreams.start.register()" in archive.read("yolo_patches.pth").decode()
 
 
 def test_active_from_a_wheel(bare):
@@ -61,7 +62,7 @@ def test_active_in_this_installation(python):
 
 
 def test_idempotent(bare):
-    code = f"from yolo_patches import _bootstrap as b; b.register(); b.register(); {FINDERS}"
+    code = f"from yolo_patches.upstreams import start; start.register(); start.register(); {FINDERS}"
     assert call(bare[0], code).stdout.strip() == "1"
 
 
@@ -71,7 +72,7 @@ def test_imports_the_standard_library_only(bare):
     without = set(call(bare[0], code, "-S").stdout.split())
     site_itself = set(call(sys.executable, code, "-I").stdout.split()) | {"site", "_sitebuiltins"}
     ours = {name for name in with_hook - without if name.startswith("yolo_patches")}
-    assert ours == {"yolo_patches", "yolo_patches._bootstrap"}
+    assert ours == OURS
     assert with_hook - without - ours <= site_itself | set(sys.stdlib_module_names)
 
 
@@ -80,8 +81,8 @@ def test_costs_less_than_a_millisecond(bare):
     costs = []
     for _ in range(9):
         trace = call(bare[0], "pass", "-X", "importtime").stderr
-        (microseconds,) = re.findall(r"\|\s+(\d+) \|\s+yolo_patches\._bootstrap$", trace, re.MULTILINE)
-        costs.append(int(microseconds))  # cumulative: it imports yolo_patches itself
+        (microseconds,) = re.findall(r"\|\s+(\d+) \|\s+yolo_patches\.upstreams\.start$", trace, re.MULTILINE)
+        costs.append(int(microseconds))
     assert min(costs) < 1000, costs  # the least of them: a busy machine only adds
 
 
@@ -108,3 +109,54 @@ def test_a_failing_activation_does_not_stop_the_upstream(bare, tmp_path):
 def test_nothing_happens_until_an_upstream_is_imported(python):
     code = "import json, sys; import yolo_patches; print(json.dumps([m for m in sys.modules if 'wrapt' in m]))"
     assert last_json(python("-c", code)) == []
+
+
+LOOK = """
+import json, sys, time
+from importlib.util import find_spec
+find_spec("json.tool")
+started = time.perf_counter()
+spec = find_spec(sys.argv[1])
+took = time.perf_counter() - started
+ours = [name for name in sys.modules if name.startswith(("yolo_patches", "torch", "wrapt"))]
+print(json.dumps([spec is not None, sorted(ours), took]))
+"""
+
+
+def test_whoever_only_asks_where_an_upstream_is_pays_nothing(python):
+    """`find_spec("ultralytics")` used to import torch and wrapt: seconds."""
+    found, ours, took = last_json(python("-c", LOOK, "ultralytics"))
+    assert found
+    assert set(ours) == OURS
+    assert took < 0.05
+
+
+def test_another_projects_utils_wakes_nobody(python, tmp_path):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "__init__.py").write_text("answer = 42\n")
+    code = """
+import json, sys
+import utils
+type_of_loader = type(utils.__loader__).__name__
+ours = [name for name in sys.modules if name.startswith(("yolo_patches", "torch", "wrapt"))]
+print(json.dumps([utils.answer, sorted(ours), type_of_loader, "exec_module" in vars(utils.__loader__)]))
+"""
+    answer, ours, loader, left = last_json(python("-c", code))
+    assert (answer, loader, left) == (42, "SourceFileLoader", False)
+    scripts = {"yolo_patches.upstreams.scripts", "yolo_patches.upstreams.scripts.recognition"}
+    assert set(ours) == OURS | scripts
+
+
+THIRD_PARTY = """
+import json, sys
+from yolo_patches import _bootstrap
+seen = []
+_bootstrap.wake = lambda name, spec: seen.append(name)
+_bootstrap.register({"colorsys": None, "wave": lambda spec: False, "chunky": None})
+import colorsys, wave
+print(json.dumps([seen, sorted(_bootstrap.pending() & {"colorsys", "wave", "chunky"})]))
+"""
+
+
+def test_other_adapters_name_their_packages_themselves(python):
+    assert last_json(python("-c", THIRD_PARTY)) == [["colorsys"], ["chunky", "wave"]]

@@ -14,17 +14,16 @@ from torch import distributed
 
 from yolo_patches.errors import PatchesError
 from yolo_patches.patches.torchrun import Torchrun
-from yolo_patches.seams import Facts, Launcher, Ranks
+from yolo_patches.facts import Batch, Devices, Facts, Launcher
+from yolo_patches.seams import Ranks
 from yolo_patches.upstreams.ultralytics import facts as found
 from yolo_patches.upstreams.ultralytics import launch, stand_ins
 
 VARIABLES = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-FACTS = Facts("ultralytics", "8.4.190", "detect", 8, 32, 2, launcher=Launcher(5, 8, 1, 4))
-
-
-def facts(world_size=8, local_world_size=4, **values):
-    launcher = Launcher(0, world_size, 0, local_world_size)
-    return dataclasses.replace(FACTS, **{"world_size": world_size, "launcher": launcher, **values})
+def facts(world_size=8, local_world_size=4, global_batch=32, named=0, **values):
+    place = values.pop("launcher", Launcher(0, world_size, 0, local_world_size))
+    devices = Devices(world_size, named=named, launcher=place, **values)
+    return Facts("ultralytics", "8.4.190", "detect", Batch(global_batch), devices=devices)
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def launched(monkeypatch):
 def test_decides_by_the_launcher():
     decision = Torchrun().decide(facts())
     assert (decision.status, str(decision.changes[0])) == ("active", "ranks 1 -> 8")
-    assert str(Torchrun().decide(facts(devices=4)).changes[0]) == "ranks 4 -> 8"
+    assert str(Torchrun().decide(facts(named=4)).changes[0]) == "ranks 4 -> 8"
     assert Torchrun().decide(facts(launcher=None)).status == "inert"
     alone = Torchrun().decide(facts(1, 1, global_batch=-1))  # AutoBatch serves one rank
     assert (alone.status, alone.changes) == ("active", ())
@@ -49,9 +48,9 @@ def test_decides_by_the_launcher():
         ({"global_batch": 7}, "batch=7 .* nearest valid is 8$"),
         ({"global_batch": -1}, r"batch=-1 \(AutoBatch\) .* a multiple of 8"),
         ({"global_batch": 0.7}, r"batch=0.7 \(AutoBatch\)"),
-        ({"devices": 1}, "names 1 device, but the launcher started 4 ranks on this node"),
-        ({"devices": 2, "world_size": 1, "local_world_size": 1}, "names 2 devices, but .* 1 rank on this node"),
-        ({"devices": 1, "launcher": Launcher(1, 8, 1, None)}, "names 1 device, but .* 2 ranks on this node"),
+        ({"named": 1}, "names 1 device, but the launcher started 4 ranks on this node"),
+        ({"named": 2, "world_size": 1, "local_world_size": 1}, "names 2 devices, but .* 1 rank on this node"),
+        ({"named": 1, "launcher": Launcher(1, 8, 1, None)}, "names 1 device, but .* 2 ranks on this node"),
     ],
 )
 def test_refuses_what_ranks_cannot_share(values, words):

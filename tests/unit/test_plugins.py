@@ -6,7 +6,7 @@ import json
 
 GOOD = """
 from yolo_patches.plan import Decision
-from yolo_patches.registry import Patch
+from yolo_patches.patch import Patch
 
 class Hello(Patch):
     name, summary, source, default, needs = "hello", "says hello", "https://example.org", False, ()

@@ -80,6 +80,7 @@ class LinearLr(Patch):
     summary: ClassVar[str] = "the optimizer's step grows with the effective batch, for every optimizer, with a cap"
     source: ClassVar[str] = "https://github.com/ultralytics/ultralytics/issues/22092"
     default: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         "base_batch": Option(
             int,

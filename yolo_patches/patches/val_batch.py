@@ -25,6 +25,7 @@ class ValBatch(Patch):
     summary: ClassVar[str] = "validate with the per-rank training batch, not twice as many images"
     source: ClassVar[str] = "https://github.com/ultralytics/ultralytics/issues/7030"
     default: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         "batch": Option(int, "images per rank and validation step instead of the training batch", minimum=1),
     }
