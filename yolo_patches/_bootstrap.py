@@ -54,6 +54,7 @@ class UpstreamFinder:
             self.waiting.discard(spec.name)
             wake(spec.name, spec)
             loader.exec_module(module)  # type: ignore[union-attr, arg-type]
+            executed(module)
 
         try:
             loader.exec_module = exec_module  # type: ignore[union-attr, method-assign, assignment]
@@ -85,6 +86,13 @@ def wake(name: str, spec: ModuleSpec) -> None:
         activate(name, spec)
     except Exception as error:  # an import of somebody's training package must not fail because of us
         print(f"yolo-patches: inactive, its start-up failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def executed(module: object) -> None:
+    """Let the adapters know that a package which woke them has run to its end."""
+    activation = sys.modules.get("yolo_patches.activation")
+    if activation is not None:
+        activation.activation.executed(module)
 
 
 def finder() -> UpstreamFinder:

@@ -27,6 +27,7 @@ class Activation:
     def __init__(self) -> None:
         self._wrappings: dict[str, Wrapping] = {}
         self._registered: set[str] = set()
+        self._running: dict[str, list[Callable[[ModuleType], None]]] = {}  # modules whose first lines are under way
         self.left_alone: dict[str, str] = {}  # upstream module -> why nothing in it is wrapped
         self.command_line: str | None = None  # patches= of the `yolo` command that this process is
         self.argument: Selection | None = None  # patches= of the training call that is under way
@@ -49,12 +50,19 @@ class Activation:
         wrapping = self._wrappings[name] = Wrapping()
         adapter.prepare(wrapping)
         for module, install in adapter.hooks().items():
-            if name in self._registered:  # wrapt keeps its hooks for good: register once, ask at call time
+            if getattr(getattr(sys.modules.get(module), "__spec__", None), "_initializing", False):
+                self._running.setdefault(module, []).append(self._hook(name, install))  # the package that woke us
+            elif name in self._registered:  # wrapt keeps its hooks for good: register once, ask at call time
                 if module in sys.modules:
                     self._install(install, sys.modules[module], wrapping)
             else:
                 wrapt.register_post_import_hook(self._hook(name, install), module)
         self._registered.add(name)
+
+    def executed(self, module: ModuleType) -> None:
+        """Wrap in a module that woke an adapter, now that all of its lines have run."""
+        for hook in self._running.pop(module.__name__, []):
+            hook(module)
 
     def _hook(self, name: str, install: Install) -> Callable[[ModuleType], None]:
         def hook(module: ModuleType) -> None:

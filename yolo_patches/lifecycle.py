@@ -16,7 +16,6 @@ that drops a patch alone ends the run by one message, because the others would w
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 
 from yolo_patches import registry, report
 from yolo_patches.activation import activation
+from yolo_patches.agreement import RanksDisagreeError, exchange
 from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Facts
 from yolo_patches.handover import Handover
@@ -39,12 +39,6 @@ S = TypeVar("S", bound=Seam)
 
 #: Seams at which a rank may go on as upstream without the others: nothing that ranks share comes of them.
 ALONE: tuple[type[Seam], ...] = (StackGap,)
-#: Counts the trainings of this process, on every rank alike.
-_trainings = itertools.count()
-
-
-class RanksDisagreeError(PatchesError):
-    """A patch has failed on one rank in the middle of a training that the other ranks go on with."""
 
 
 def consult(selection: Selection, seam: S) -> S:
@@ -234,7 +228,7 @@ class Lifecycle:
             return
         if self.plan.world_size > 1:
             reasons = {name: self._entry(name).decision.reason for name in self._dropped}
-            for rank, theirs in enumerate(_exchange(json.dumps(reasons), self.tell)):
+            for rank, theirs in enumerate(exchange(json.dumps(reasons), self.tell)):
                 for name, reason in json.loads(theirs).items():
                     if name in self._patches:
                         self._drop(name, "failed", f"dropped on rank {rank}: {reason}")
@@ -380,38 +374,6 @@ class _Proceed:
             self.error = error
             raise
         return self.result
-
-
-def _exchange(text: str, tell: Callable[[str], None]) -> list[str]:
-    """Return every rank's text, by the store through which the ranks found each other: no collective is needed.
-
-    Raises:
-        RanksDisagreeError: A rank says nothing; it trains without yolo-patches.
-    """
-    from torch import distributed
-    from torch.distributed import distributed_c10d
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [text]
-    ranks, rank = distributed.get_world_size(), distributed.get_rank()
-    try:
-        store = distributed_c10d.PrefixStore(
-            f"yolo-patches/agree/{next(_trainings)}", distributed_c10d._get_default_store()
-        )
-    except (AttributeError, ValueError) as error:  # a torch without it; on every rank alike
-        tell(f"ranks could not agree on what they have dropped: {_words(error)}")
-        return [text]
-    store.set(str(rank), text)
-    texts = []
-    for other in range(ranks):
-        try:
-            texts.append(store.get(str(other)).decode())
-        except RuntimeError as error:  # torch's DistStoreError, by the store's own timeout
-            raise RanksDisagreeError(
-                f"rank {other} has not come to the first step: it trains without yolo-patches, or not at all; install "
-                "the same version on every node"
-            ) from error
-    return texts
 
 
 def _words(error: BaseException) -> str:

@@ -43,7 +43,7 @@ class Patch(ABC):
         options: Options beside the common ones.
         needs: The seams without which the patch is unavailable.
         phase: Who is inside whom.
-        follows: Whether the patch is called at its seams while it is inert, too, because they may show that it must act.
+        follows: Whether the patch is called at its seams while it is inert, too: they may show that it must act.
         upstream: The adapter whose upstream alone it is for; empty for every upstream.
         values: The options of this run, defaults filled in.
         pinned: Options that this run has settled on its own and that its workers, and a resumed run, must take over.

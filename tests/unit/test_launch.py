@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import sys
 from contextlib import nullcontext
@@ -13,13 +12,15 @@ import torch
 from torch import distributed
 
 from yolo_patches.errors import PatchesError
-from yolo_patches.patches.torchrun import Torchrun
 from yolo_patches.facts import Batch, Devices, Facts, Launcher
+from yolo_patches.patches.torchrun import Torchrun
 from yolo_patches.seams import Ranks
 from yolo_patches.upstreams.ultralytics import facts as found
 from yolo_patches.upstreams.ultralytics import launch, stand_ins
 
 VARIABLES = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
 def facts(world_size=8, local_world_size=4, global_batch=32, named=0, **values):
     place = values.pop("launcher", Launcher(0, world_size, 0, local_world_size))
     devices = Devices(world_size, named=named, launcher=place, **values)

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from yolo_patches import __version__, facts, registry
+from yolo_patches.agreement import RanksDisagreeError, exchange
 from yolo_patches.errors import PatchesError
 from yolo_patches.handover import Handover
-from yolo_patches.lifecycle import Lifecycle, RanksDisagreeError
+from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Change, Decision
 from yolo_patches.seams import Act, Arguments, Live, ModelBuilt, OptimizerStep, Step, ValLoader
@@ -100,7 +101,7 @@ class Dummy(Patch):
 
 @pytest.fixture
 def dummies(monkeypatch):
-    """Return a function that registers patches of the given phases and returns the lifecycle of a training with them."""
+    """Return a function that registers patches of the given phases and returns a lifecycle with them."""
 
     def register(*phases, ranks=1, raises="", told=None, selection=None, **attributes):
         calls = []
@@ -376,7 +377,7 @@ def test_in_the_middle_of_a_training_of_several_ranks(dummies, phase):
 
 def test_before_the_first_step_ranks_agree(dummies, monkeypatch):
     """What another rank has dropped is dropped here, too; what cannot be taken back ends the run."""
-    monkeypatch.setattr("yolo_patches.lifecycle._exchange", lambda text, tell: [text, '{"p0": "ValLoader: broken"}'])
+    monkeypatch.setattr("yolo_patches.lifecycle.exchange", lambda text, tell: [text, '{"p0": "ValLoader: broken"}'])
     lifecycle, calls = dummies(Phase.POLICY, Phase.POLICY, ranks=2)
     lifecycle.first_step()
     assert entry(lifecycle, "p0")["status"] == "failed"
@@ -391,8 +392,6 @@ def test_before_the_first_step_ranks_agree(dummies, monkeypatch):
 def test_a_rank_that_says_nothing_is_named(monkeypatch):
     import torch.distributed as dist
 
-    from yolo_patches.lifecycle import _exchange
-
     store = dist.HashStore()
     store.set_timeout(__import__("datetime").timedelta(milliseconds=100))
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
@@ -400,7 +399,7 @@ def test_a_rank_that_says_nothing_is_named(monkeypatch):
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     with pytest.raises(RanksDisagreeError, match="rank 1 has not come to the first step"):
-        _exchange("{}", print)
+        exchange("{}", print)
 
 
 def test_losing_a_seam_drops_whoever_needs_it(dummies):

@@ -140,14 +140,14 @@ class LinearLr(Patch):
 
         None where the loss could not be probed: then that it grows with the batch is a belief.
         """
-        groups = live.optimizer.param_groups
-        if len(groups) != len(self._groups) or not all(map(_Group.holds, self._groups, groups)):
-            return False
         if self._steps is not None and self._steps.missed:
             self.trouble = (
                 "the optimizer's steps do not come to the seam at which gradients are scaled: learning rate and weight "
                 "decay are upstream's again"
             )
+            return False
+        groups = live.optimizer.param_groups
+        if len(groups) != len(self._groups) or not all(map(_Group.holds, self._groups, groups)):
             return False
         return True if self._measured else None
 

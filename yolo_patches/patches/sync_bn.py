@@ -60,13 +60,15 @@ class SyncBn(Patch):
         """
         from yolo_patches.nn.sync_batchnorm import synchronised_passes
 
-        before, self._passes = self._passes, synchronised_passes()
+        before = self._passes
+        if before is None:
+            self._passes = synchronised_passes()
         layers = {id(layer) for layer in _layers(live.model)}
         plain = [layer for layer in _layers(live.model) if not _synchronises(layer) and _trains(layer)]
         present = all(id(layer) in layers and _synchronises(layer) for layer in self._layers)
         if plain or not present or not self._layers:
             return False
-        return True if before is None else self._passes > before
+        return before is None or synchronised_passes() > before
 
     def undo(self) -> bool:
         """Make the layers plain again."""

@@ -150,6 +150,8 @@ class Attachment:
             self.optimization.event(event)
         if event == "on_train_start":
             self._start()
+        elif event == "on_train_epoch_start" and self.lifecycle.listens(Loading):
+            self._try(Loading, self._follow_loader)
         elif event == "on_train_epoch_end":
             self._try(EpochLosses, self._share_losses)
             self._epochs += 1
@@ -179,8 +181,6 @@ class Attachment:
         live = self._try(Live, self._live)
         if live is not None:
             self.lifecycle.start(live, self.trainer.batch_size)
-        if self.lifecycle.listens(Loading):
-            self._try(Loading, self._follow_loader)
         if self._writes:
             from ultralytics.utils import LOGGER
 
@@ -204,7 +204,8 @@ class Attachment:
         return RANK in {-1, 0}
 
     def _follow_loader(self) -> None:
-        self.trainer.train_loader = _Loader(self.trainer.train_loader, self)
+        if not isinstance(self.trainer.train_loader, _Loader):  # an out-of-memory retry builds another one
+            self.trainer.train_loader = _Loader(self.trainer.train_loader, self)
 
     def _live(self) -> Live:
         trainer = self.trainer
@@ -236,7 +237,7 @@ class Attachment:
         return prove(self.trainer.model, str(self.trainer.args.task))
 
 
-class _Loader(wrapt.ObjectProxy):  # type: ignore[misc]
+class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg]
     """The training loader, whose passes come to the patches."""
 
     def __init__(self, loader: Any, attachment: Attachment) -> None:

@@ -1,0 +1,54 @@
+"""How the ranks of a training tell each other something once: by the store through which they found each other.
+
+That is no collective: no device, no stream and no backend is involved, and a rank that does not answer can be named.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from yolo_patches.errors import PatchesError
+
+#: Counts the exchanges of this process, on every rank alike.
+_exchanges = itertools.count()
+
+
+class RanksDisagreeError(PatchesError):
+    """A patch has failed on one rank in the middle of a training that the other ranks go on with."""
+
+
+def exchange(text: str, tell: Callable[[str], None]) -> list[str]:
+    """Return every rank's text. Called on every rank, in the same order.
+
+    Args:
+        text: This rank's.
+        tell: Logs a warning.
+
+    Raises:
+        RanksDisagreeError: A rank says nothing; it trains without yolo-patches.
+    """
+    from torch import distributed
+    from torch.distributed import distributed_c10d
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [text]
+    ranks, rank = distributed.get_world_size(), distributed.get_rank()
+    try:
+        store = distributed_c10d.PrefixStore(
+            f"yolo-patches/agree/{next(_exchanges)}", distributed_c10d._get_default_store()
+        )
+    except (AttributeError, ValueError) as error:  # a torch without it; on every rank alike
+        tell(f"ranks could not agree on what they have dropped: {type(error).__name__}: {error}")
+        return [text]
+    store.set(str(rank), text)
+    texts = []
+    for other in range(ranks):
+        try:
+            texts.append(store.get(str(other)).decode())
+        except RuntimeError as error:  # torch's DistStoreError, by the store's own timeout
+            raise RanksDisagreeError(
+                f"rank {other} has not come to the first step: it trains without yolo-patches, or not at all; install "
+                "the same version on every node"
+            ) from error
+    return texts
