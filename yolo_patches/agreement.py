@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from datetime import timedelta
 
 from yolo_patches.errors import PatchesError
 
+#: How long a rank may be behind at the first step: data sets are read, and cached in memory, right before it.
+WAIT = timedelta(minutes=30)
 #: Counts the exchanges of this process, on every rank alike.
 _exchanges = itertools.count()
 
@@ -45,8 +48,9 @@ def exchange(text: str, tell: Callable[[str], None]) -> list[str]:
     texts = []
     for other in range(ranks):
         try:
+            store.wait([str(other)], WAIT)
             texts.append(store.get(str(other)).decode())
-        except RuntimeError as error:  # torch's DistStoreError, by the store's own timeout
+        except RuntimeError as error:  # torch's DistStoreError
             raise RanksDisagreeError(
                 f"rank {other} has not come to the first step: it trains without yolo-patches, or not at all; install "
                 "the same version on every node"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,47 @@ Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], A
 
 class LackingError(PatchesError):
     """Upstream has no attribute of this name."""
+
+
+class Call:
+    """The arguments of one call by name, wherever they stand: a user's override may take them as `**kwargs`.
+
+    Args:
+        function: What is called.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        TypeError: The function does not take them.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        signature = inspect.signature(function)
+        self._bound = signature.bind(*args, **kwargs)
+        self._bound.apply_defaults()
+        rest = [p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+        self._rest = rest[0] if rest else ""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._bound.arguments or name in self._bound.arguments.get(self._rest, {})
+
+    def __getitem__(self, name: str) -> Any:
+        arguments = self._bound.arguments
+        return arguments[name] if name in arguments else arguments.get(self._rest, {})[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        arguments = self._bound.arguments
+        (arguments if name in arguments else arguments[self._rest])[name] = value
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments."""
+        return self._bound.args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return self._bound.kwargs
 
 
 class Wrapping:

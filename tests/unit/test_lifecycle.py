@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -393,7 +394,7 @@ def test_a_rank_that_says_nothing_is_named(monkeypatch):
     import torch.distributed as dist
 
     store = dist.HashStore()
-    store.set_timeout(__import__("datetime").timedelta(milliseconds=100))
+    monkeypatch.setattr("yolo_patches.agreement.WAIT", timedelta(milliseconds=100))
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)

@@ -7,7 +7,6 @@ case: what we do before and after it may fail, and then the patches that need it
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +34,7 @@ from yolo_patches.seams import (
 from yolo_patches.upstreams.ultralytics import loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
+from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
 
 Call = Callable[..., Any]
@@ -105,15 +105,14 @@ class Attachment:
             common_step.close()
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        call = self._try(ValLoader, lambda: self._val_batch(inspect.signature(wrapped).bind(*args, **kwargs)))
+        call = self._try(ValLoader, lambda: self._val_batch(Called(wrapped, args, kwargs)))
         return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
 
-    def _val_batch(self, call: inspect.BoundArguments) -> inspect.BoundArguments:
-        call.apply_defaults()
-        if call.arguments["mode"] == "val":
+    def _val_batch(self, call: Called) -> Called:
+        if call["mode"] == "val":
             per_rank = self.trainer.batch_size // self.lifecycle.plan.world_size
-            seam = self.lifecycle.fire(ValLoader(call.arguments["batch_size"], per_rank))
-            call.arguments["batch_size"] = seam.batch
+            seam = self.lifecycle.fire(ValLoader(call["batch_size"], per_rank))
+            call["batch_size"] = seam.batch
         return call
 
     def _set_model_attributes(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from yolo_patches.seams import (
     Step,
     WarmUp,
 )
+from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
 
 Call = Callable[..., Any]
@@ -53,23 +53,22 @@ class Optimization:
             return None
 
     def _build_optimizer(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        call = self._try(OptimizerChoice, lambda: self._choice(inspect.signature(wrapped).bind(*args, **kwargs)))
+        call = self._try(OptimizerChoice, lambda: self._choice(Called(wrapped, args, kwargs)))
         optimizer = wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
         built = self._try(OptimizerBuilt, lambda: self.lifecycle.fire(self._built(optimizer)).optimizer)
         return optimizer if built is None else built
 
-    def _choice(self, call: inspect.BoundArguments) -> inspect.BoundArguments:
-        call.apply_defaults()
-        if str(call.arguments["name"]).lower() == "auto":
+    def _choice(self, call: Called) -> Called:
+        if str(call["name"]).lower() == "auto":
             seam = OptimizerChoice(
                 self.trainer.batch_size,
                 len(self.trainer.train_loader.dataset),
                 self.trainer.epochs,
-                call.arguments["iterations"],
-                model=call.arguments["model"],
+                call["iterations"],
+                model=call["model"],
                 loss=self.prove,
             )
-            call.arguments["iterations"] = self.lifecycle.fire(seam).iterations
+            call["iterations"] = self.lifecycle.fire(seam).iterations
         return call
 
     def _built(self, optimizer: Any, fresh: bool = True) -> OptimizerBuilt:
