@@ -2,8 +2,8 @@
 
     python -m tests.distributed.faults [--moments ...] [--faults ...] [--specs ...]
 
-Without the package Ultralytics has no ranks on the CPU, so `torchrun` alone stands for upstream. Each line says how long
-the launcher took to end, with what status, and whether last.pt can be loaded.
+Without the package Ultralytics has no ranks on the CPU, so `torchrun` alone stands for upstream. Each line says how
+long the launcher took to end, with what status, and whether last.pt can be loaded.
 """
 
 from __future__ import annotations

@@ -55,36 +55,57 @@ def test_spellings(train, words, mode):
     assert entry(written)["changes"] == [{"what": "val batch per rank", "upstream": 8, "patched": 3}]
 
 
-def test_authority_argument_then_file_then_environment_then_default(train, tmp_path):
+def test_authority_argument_then_file_then_environment_then_default(python, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("patches: [default, 'val-batch:batch=2']\nlr0: 0.02\n")
-    assert train()[1]["selection"] == "default"
-    assert train(YOLO_PATCHES="val-batch:batch=5")[1]["selection"] == "val-batch:batch=5"
-    assert train(f"cfg={file}", YOLO_PATCHES="val-batch:batch=5")[1]["selection"] == "default,val-batch:batch=2"
-    assert train(f"cfg={file}", "patches=val-batch")[1]["selection"] == "val-batch"
-    assert train("patches=none", YOLO_PATCHES="val-batch")[1] is None
+
+    def selected(*words, **variables):
+        words = ("model=yolov8n.yaml", "batch=4", "device=cpu", *words)
+        return json.loads(python("-m", "yolo_patches", "doctor", "--json", *words, **variables).stdout)["selection"]
+
+    assert selected() == "default"
+    assert selected(YOLO_PATCHES="val-batch:batch=5") == "val-batch:batch=5"
+    assert selected(f"cfg={file}", YOLO_PATCHES="val-batch:batch=5") == "default,val-batch:batch=2"
+    assert selected(f"cfg={file}", "patches=val-batch") == "val-batch"
+    assert selected("patches=none", YOLO_PATCHES="val-batch") == "none"
 
 
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("patches=val-bach", "unknown patch 'val-bach' in 'val-bach' (did you mean 'val-batch'?)"),
-        ("patches=val-batch:size=3", "unknown option 'size'"),
-        ("patches=val-batch:batch=many", "'many' is not valid for val-batch:batch; it must be an int of at least 1"),
-        ("patches=val-batch:batch=0", "at least 1"),
-        ("patches=all,,none", "empty item"),
-        ("patches=", "empty item"),
-        ("patches", "empty item"),
-        ("patches=none,-val-batch", "removes a patch that is not selected"),
-    ],
-)
-def test_bad_input_is_one_message_before_anything_is_made(train, word, message, tmp_path):
-    done, written = train(word, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stdout + done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert written is None
+BAD = {
+    "patches=val-bach": "unknown patch 'val-bach' in 'val-bach' (did you mean 'val-batch'?)",
+    "patches=val-batch:size=3": "unknown option 'size'",
+    "patches=val-batch:batch=many": "'many' is not valid for val-batch:batch; it must be an int of at least 1",
+    "patches=val-batch:batch=0": "at least 1",
+    "patches=all,,none": "empty item",
+    "patches=": "empty item",
+    "patches": "empty item",
+    "patches=none,-val-batch": "removes a patch that is not selected",
+}
+COMMAND_LINES = """
+import contextlib, io, json, sys
+import ultralytics.cfg
+from yolo_patches.upstreams.ultralytics.commands import take_argument
+seen = []
+for word in json.loads(sys.argv[1]):
+    sys.argv[:] = ["yolo", "train", "model=yolov8n.yaml", "project=runs", word]
+    take_argument(None, None)
+    errors, output = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
+        try:
+            status = ultralytics.cfg.entrypoint()
+        except SystemExit as exit:
+            status = exit.code
+    seen.append([status, errors.getvalue(), output.getvalue()])
+print(json.dumps(seen))
+"""
+
+
+def test_bad_input_is_one_message_before_anything_is_made(python, tmp_path):
+    seen = json.loads(python("-c", COMMAND_LINES, json.dumps(list(BAD))).stdout.splitlines()[-1])
+    for (status, errors, output), (word, message) in zip(seen, BAD.items()):
+        assert status == 2, word
+        assert "Traceback" not in errors + output, word
+        assert message in errors
+        assert len(errors.strip().splitlines()) == 1, word
     assert not (tmp_path / "runs").exists()
 
 
@@ -166,6 +187,7 @@ def test_doctor(python, tmp_path):
         (("doctr",), "did you mean 'doctor'"),
         (("run", "no/such/file.py"), "no such file: no/such/file.py"),
         (("run", "--patches", "nope", __file__), "unknown patch 'nope'"),
+        (("doctor", "model=yolo11n-nowhere.pt"), "does not come as far as training: "),
     ],
 )
 def test_bad_input_of_our_own_command(python, words, message):
@@ -173,6 +195,7 @@ def test_bad_input_of_our_own_command(python, words, message):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert message in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("yolo-patches: error: ")
 
 
 def test_list(python):

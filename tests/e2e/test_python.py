@@ -106,21 +106,27 @@ ORDERS = {
 }
 
 
+#: Orders that are trained in; of the others it is enough that the wrapper is there once, and gone after revert.
+TRAINED = {"import, then patch", "hook, then patch"}
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_order_of_import_and_patch(script, order):
     code, hook = ORDERS[order]
-    after = """
+    trained = "train()" if order in TRAINED else "None"
+    after = f"""
 from ultralytics.engine.trainer import BaseTrainer
-out += [wrapped(), train()]
+out += [wrapped(), {trained}]
 original = vars(BaseTrainer)["__init__"].__wrapped__
 out.append(hasattr(original, "__wrapped__"))  # wrapped once, not twice
 yolo_patches = __import__("yolo_patches")
 yolo_patches.revert()
-out += [vars(BaseTrainer)["__init__"] is original, train()]
+out += [vars(BaseTrainer)["__init__"] is original, {trained}]
 yolo_patches.revert()
 out.append(vars(BaseTrainer)["__init__"] is original)
 """
-    assert script(code + after, hook=hook) == [True, 4, False, True, 8, True]
+    expected = [4, 8] if order in TRAINED else [None, None]
+    assert script(code + after, hook=hook) == [True, expected[0], False, True, expected[1], True]
 
 
 def test_reverted_before_the_import_stays_upstream(script):
@@ -162,6 +168,27 @@ except ValueError:
 
 
 def test_environment_is_put_back(script):
-    code = "import os; train(patches='val-batch'); out.append(os.environ.get('YOLO_PATCHES'))"
-    assert script(code) == [None]
-    assert script(code, YOLO_PATCHES="none") == ["none"]
+    code = """
+import os
+for before in (None, "none"):
+    os.environ.pop("YOLO_PATCHES", None)
+    os.environ.update({"YOLO_PATCHES": before} if before else {})
+    train(patches="val-batch")
+    out.append(os.environ.get("YOLO_PATCHES"))
+out.append(os.environ.get("YOLO_PATCHES_PLAN"))
+"""
+    assert script(code) == [None, "none", None]
+
+
+def test_apply_reaches_the_tuners_children(script):
+    """They are `yolo` processes of their own: their plan says what apply() asked for, not `default`."""
+    code = """
+from pathlib import Path
+import yolo_patches
+yolo_patches.apply("val-batch:batch=3")
+from ultralytics import YOLO
+YOLO("yolov8n.yaml").tune(data=data, epochs=1, iterations=1, imgsz=64, batch=4, device="cpu", plots=False, val=False,
+    project=project)
+out += [json.loads(file.read_text())["selection"] for file in Path(project).rglob("patches.json")]
+"""
+    assert script(code) == ["val-batch:batch=3"]

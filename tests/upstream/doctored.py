@@ -30,7 +30,7 @@ def doctor(release, folder, edits):
     shutil.copytree(
         Path(release, "ultralytics"), folder / "ultralytics", ignore=shutil.ignore_patterns("*.pyc", "assets")
     )
-    shutil.copytree(Path(release, "ultralytics", "assets"), folder / "ultralytics" / "assets", dirs_exist_ok=True)
+    shutil.copytree(Path(release, "ultralytics"), folder / "ultralytics")  # with what was compiled: times are kept
     for pattern, old, new in edits:
         changed = 0
         for file in (folder / "ultralytics").glob(pattern):
@@ -81,6 +81,8 @@ def train(spec, data, project, more):
         "device": "cpu", "plots": False, "verbose": False, "workers": 0, "project": project,
         "name": re.sub(r"\W", "_", spec or "defaults"),
     }  # fmt: skip
+    if "nbs_renamed" in more:
+        del common["nbs"]
     try:
         model.train(**{**common, **more}, **({} if spec is None else {"patches": spec}))
     except BaseException as error:
