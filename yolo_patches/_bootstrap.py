@@ -57,7 +57,7 @@ class UpstreamFinder:
             executed(module)
 
         try:
-            loader.exec_module = exec_module  # type: ignore[union-attr, method-assign, assignment]
+            loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]
         except AttributeError:  # a loader that takes no attributes, e.g. an extension's
             self.waiting.discard(spec.name)
 
@@ -101,7 +101,7 @@ def finder() -> UpstreamFinder:
         if isinstance(found, UpstreamFinder):
             return found
     made = UpstreamFinder()
-    sys.meta_path.insert(0, made)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, made)
     return made
 
 

@@ -153,17 +153,13 @@ def _doctor(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     if _installed("ultralytics") is None:
         raise PatchesError("verify trains with the installed upstream, and there is none; install ultralytics")
-    from yolo_patches.verify import verify
+    from yolo_patches.verify import describe, verify
 
     result = verify(options.model, options.world_size, options.optimizer)
     if options.json:
         print(json.dumps(result, indent=2))
         return 0 if result["holds"] else 1
-    print(f"{result['model']}: {result['world_size']} ranks against one process, float64, relative errors")
-    print(f"{'':22}{'upstream':>10}{'patched':>10}{'limit':>10}")
-    for what, limit in result["limits"].items():
-        upstream, patched = (result["errors"][run][what] for run in ("upstream", "patched"))
-        print(f"{what:22}{upstream:10.1e}{patched:10.1e}{limit:10.0e}  {'ok' if patched <= limit else 'FAILS'}")
+    print(describe(result))
     return 0 if result["holds"] else 1
 
 

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import ultralytics
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 from ultralytics.utils import loss as upstream
 
 import yolo_patches.api
-from yolo_patches import registry
 from yolo_patches.activation import activation
-from yolo_patches.lifecycle import Run
+from yolo_patches.nn.common_step import common_step
+from yolo_patches.nn.shards import rank_mean
 from yolo_patches.nn.sync_batchnorm import convert
-from yolo_patches.seams import Facts
-from yolo_patches.selection import parse
-from yolo_patches.upstreams.ultralytics.facts import NORMALISERS, version
+from yolo_patches.upstreams.ultralytics import loss_wrappers
+from yolo_patches.wrapping import Wrapping
 
 SIZE, CLASSES = 64, 4
 #: End of a model's name -> its class and task. The last two came with later releases.
@@ -97,15 +97,17 @@ def shard(batch):
 
 
 def build(name):
-    """Return a model with fixed weights in float64, and its task."""
+    """Return a model with fixed weights in the default type, and its task."""
+    if name.endswith("-distill"):
+        return distillation(name), "detect"
     kind, task = KINDS.get(name.rpartition("-")[2], ("DetectionModel", "detect"))
     if name.startswith("rtdetr"):
         kind = "RTDETRDetectionModel"
     if name.startswith("yolov10") and hasattr(tasks, "YOLOv10DetectionModel"):  # its authors' fork
         kind = "YOLOv10DetectionModel"
     torch.manual_seed(0)
-    model = getattr(tasks, kind)(f"{name}.yaml", nc=CLASSES, verbose=False).double().train()
-    model.args = get_cfg(overrides={"task": task})
+    model = getattr(tasks, kind)(f"{name}.yaml", nc=CLASSES, verbose=False).to(torch.get_default_dtype()).train()
+    model.args = get_cfg(overrides={"task": task, "imgsz": SIZE})
     if name.startswith("rtdetr"):
         # As many queries as such small images have room for, and no denoising: its noise is drawn by each rank.
         model.model[-1].num_queries, model.model[-1].num_denoising = 40, 0
@@ -123,10 +125,26 @@ def build(name):
     return model, task
 
 
+def distillation(name):
+    """Return a model that learns from a larger one of its kind, which has seen other things."""
+    from ultralytics.nn import distill_model
+
+    if not hasattr(distill_model.DistillationModel.loss_sl2, "__wrapped__"):
+        loss_wrappers.install(distill_model, Wrapping())
+    student, teacher = (build(name.replace("-distill", ""))[0] for _ in range(2))
+    with torch.no_grad():
+        for weight in teacher.parameters():
+            weight.mul_(1.1)
+    model = distill_model.DistillationModel(teacher, student).train()
+    model.dis = 1.0  # its share of the loss: large enough that none of its errors is hidden
+    return model
+
+
 def gradient(model, batch, ranks):
     """Return the gradient as upstream's trainer has it after backward."""
-    loss, _ = model(batch)
-    (loss.sum() * ranks).backward()
+    with common_step():
+        loss, _ = model(batch)
+        (loss.sum() * ranks).backward()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
     return torch.cat([grad.flatten() for grad in grads])
 
@@ -142,11 +160,15 @@ class Calls:
         return self.original(tensor, *args, **kwargs)
 
 
-def start(task):
-    """Return a run with loss-norm and nothing else, as the trainer would start it."""
-    ranks = dist.get_world_size()
-    facts = Facts("ultralytics", version(), task, ranks, ranks, 2, normaliser=NORMALISERS.get(task, ""))
-    return Run(facts, parse("loss-norm", registry.specs()), {})
+class Sharing:
+    """Stands for a training with loss-norm and nothing else."""
+
+    def listens(self, seam):
+        return True
+
+    def fire(self, seam):
+        seam.values, seam.ranks = rank_mean(seam.values)
+        return seam
 
 
 def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
@@ -156,7 +178,7 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     model, task = build(name)
-    run, likelihoods = start(task), []
+    likelihoods = []
     with shifted(model, shift, likelihoods):
         batches = [global_batch(task, boxes_per_image(layout, ranks, images)) for layout in layouts]
         mine = {
@@ -174,7 +196,7 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
                 if variant != "upstream":
                     convert(copy)
                 likelihoods.clear()
-                before, activation.current = calls.count, run if variant == "patched" else None
+                before, activation.current = calls.count, Sharing() if variant == "patched" else None
                 trained = DistributedDataParallel(copy, find_unused_parameters=True) if ddp else copy
                 found = gradient(trained, shard(deepcopy(batch)), ranks)
                 if not ddp:
@@ -198,10 +220,10 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
 @contextmanager
 def shifted(model, amount, seen):
     """Lower the likelihood terms of YOLO26's pose loss, whose floor at zero matters after long training only."""
-    flow, loss = type(getattr(model.model[-1], "flow_model", None)), getattr(upstream, "PoseLoss26", None)
     if not amount:
         yield
         return
+    flow, loss = type(model.model[-1].flow_model), upstream.PoseLoss26
     log_prob, calculate = flow.log_prob, loss.calculate_rle_loss
     flow.log_prob = lambda self, x: log_prob(self, x) + amount
 
@@ -230,7 +252,7 @@ def main():
             if dist.get_rank() == 0:
                 print(row, flush=True)
     if dist.get_rank() == 0:
-        Path(output).write_text(json.dumps({"version": version(), "rows": rows}))
+        Path(output).write_text(json.dumps({"version": ultralytics.__version__, "rows": rows}))
     dist.barrier()
     dist.destroy_process_group()
 

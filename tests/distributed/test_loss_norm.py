@@ -15,6 +15,8 @@ from tests.conftest import OLDEST, ROOT
 
 DETECT = ("yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
 OTHERS = tuple(f"{name}-{task}" for name in ("yolov8n", "yolo11n", "yolo26n") for task in ("seg", "pose", "obb"))
+#: Evenly spread boxes, and none at all, are other cases of the same code: they are tried where it differs most.
+ALL_LAYOUTS = ("yolov8n", "yolo11n-obb", "yolo26n-seg", "yolo26n-pose")
 LAYOUTS = ("balanced", "skewed", "one rank", "none")
 BOTH = ("upstream", "patched")
 
@@ -23,13 +25,13 @@ def case(name, layouts, variants=BOTH, **options):
     return {"name": name, "layouts": layouts, "variants": variants, **options}
 
 
-# Four ranks on two cores are slow: there, each model takes one of the layouts in turn.
+# With three ranks, no power of two hides what is rounded; each model takes one of the layouts in turn.
 MODELS = DETECT + OTHERS
 MATRIX = {
-    2: [case(name, LAYOUTS) for name in MODELS]
+    2: [case(name, LAYOUTS if name in ALL_LAYOUTS else ("skewed", "one rank")) for name in MODELS]
     + [case("yolov8n", ("one box",)), case("rtdetr-l", ("skewed", "one rank"), ddp=False)],
-    4: [case(name, LAYOUTS[index % 4 :][:1], images=1) for index, name in enumerate(MODELS)]
-    + [case("yolo11n", ("one box",), images=1)],
+    3: [case(name, LAYOUTS[index % 4 :][:1], images=1) for index, name in enumerate(MODELS)]
+    + [case("yolo11n", ("one box",), images=1), case("yolo26n-distill", ("skewed",), images=1, ddp=False)],
 }
 #: One-to-many and one-to-one terms of YOLO26's pose loss, lowered until their floor at zero falls between the ranks.
 FLOORED = [case("yolo26n-pose", ("skewed",), images=3, shift=shift) for shift in (47.0, 50.0)]
@@ -89,7 +91,8 @@ def check(rows, cases):
         assert row["patched"] <= 1e-10, row
         assert row.get("upstream", 1) > 1e-3, row
         assert row.get("upstream calls", 0) == 0, row
-        assert row["patched calls"] == (2 if row["model"].startswith(("yolov10", "yolo26")) else 1), row
+        calls = (2 if row["model"].startswith(("yolov10", "yolo26")) else 1) + row["model"].endswith("distill")
+        assert row["patched calls"] == calls, row
         assert row["no_grad calls"] == 0, row
 
 
@@ -97,8 +100,8 @@ def test_two_ranks(two_ranks):
     check(two_ranks[: -len(FLOORED)], MATRIX[2])
 
 
-def test_four_ranks(measure):
-    check(measure(4, MATRIX[4])["rows"], MATRIX[4])
+def test_three_ranks(measure):
+    check(measure(3, MATRIX[3])["rows"], MATRIX[3])
 
 
 def test_likelihood_floor(two_ranks):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import gc
 import importlib
 import inspect
 import io
@@ -19,8 +20,11 @@ import pickletools
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 import weakref
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -30,7 +34,16 @@ from torch import nn
 from torch.nn.modules._functions import SyncBatchNorm as NativeFunction
 
 from yolo_patches.nn import neighbours, sync_batchnorm
-from yolo_patches.nn.sync_batchnorm import SyncBatchNorm1d, SyncBatchNorm2d, SyncBatchNorm3d, convert, revert
+from yolo_patches.nn.common_step import common_step
+from yolo_patches.nn.sync_batchnorm import (
+    SyncBatchNorm1d,
+    SyncBatchNorm2d,
+    SyncBatchNorm3d,
+    convert,
+    revert,
+    supported,
+    synchronised_passes,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Numbers of ranks, and whether they talk over sockets or, as ranks of several machines do, through gloo.
@@ -63,7 +76,16 @@ CASES = {  # shards, dtype, memory format, offset of the input, arguments and la
     "float32 channels last": {"shards": "unequal", "dtype": torch.float32, "channels_last": True},
     "float32 large offset": {"shards": "unequal", "dtype": torch.float32, "offset": 1000.0},
 }
+#: What one of two ranks suffers in the middle of a step, and how the ranks talk.
+FAULTS = (
+    *(("killed in forward", "near"), ("killed in forward", "far")),
+    *(("killed in backward", "near"), ("killed in backward", "far")),
+    *(("killed while it connects", "near"), ("killed beside its worker", "near")),
+    *(("raises", "near"), ("raises", "far"), ("stopped", "near"), ("stopped", "far")),
+)
+STOPPED = 3  # seconds
 FLOAT64 = [name for name, case in CASES.items() if case.get("dtype", torch.float64) == torch.float64]
+UNSYNCHRONISED = ("eval", "untracked eval", "no_grad", "inference_mode", "no step", "another thread")
 FLOAT32 = [name for name in CASES if name not in FLOAT64]
 
 
@@ -86,6 +108,15 @@ def everywhere(value):
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def in_thread(function):
+    """What a function returns in a thread of its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def train_step(layer, x, weights):
@@ -190,20 +221,114 @@ def check_local_gradients(rank, world):
     return layer.bias.grad.tolist()
 
 
-def check_plain_modes(rank, world):
-    """Where nothing is synchronised: bit for bit plain BatchNorm, on one rank, while the others do not take part."""
+def check_forward_decides(rank, world):
+    """The backward pass does what its forward pass did, wherever it is made."""
+    xs = torch.randn(world, 2, 3, 4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    weights = torch.randn(xs.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    whole, part = (x.clone().requires_grad_() for x in (xs.flatten(0, 1), xs[rank]))
+    (nn.BatchNorm2d(3).double()(whole) * weights.flatten(0, 1)).sum().backward()
+    (nn.BatchNorm2d(3).double()(part) * weights[rank]).sum().backward()
+    expected = {"synchronised": whole.grad.view(xs.shape)[rank], "plain": part.grad}
+    found = {}
+    for name in expected:
+        layer = nn.BatchNorm2d(3).double()
+        convert(layer)
+        x = xs[rank].clone().requires_grad_()
+
+        def forward(layer=layer, x=x):
+            return layer(x)
+
+        y = forward() if name == "synchronised" else in_thread(forward)
+        loss = (y * weights[rank]).sum()
+        in_thread(loss.backward) if name == "synchronised" else loss.backward()
+        found[name] = error(x.grad, expected[name])
+    return found
+
+
+def check_recomputed(rank, world):
+    """A layer that is computed again in the backward pass: collectives, and the same gradient."""
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.SiLU()).double()
+    convert(net)
+    gradients, passes = [], [synchronised_passes()]
+    for again in (False, True):
+        y = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=False) if again else net(x)
+        net.zero_grad()
+        (y**2).sum().backward()
+        gradients.append(net[0].weight.grad.clone())
+        passes.append(synchronised_passes())
+    return {"error": error(*gradients), "passes": [passes[1] - passes[0], passes[2] - passes[1]]}
+
+
+def check_compiled(rank, world):
+    """Under torch.compile: asked at each call whether a step is under way."""
+    if world > 2 or sync_batchnorm.neighbours is not neighbours.neighbours:
+        return None  # takes seconds
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.SiLU())
+    convert(net)
+    compiled, x, found = torch.compile(net, backend="eager"), torch.randn(2, 3, 4, 4), {}
+    for name in ("step", "no step", "step again"):
+        before = synchronised_passes()
+        y = in_thread(lambda: compiled(x)) if name == "no step" else compiled(x)
+        passes = synchronised_passes() - before
+        expected = in_thread(lambda: net(x)) if name == "no step" else net(x)
+        found[name] = [passes, torch.equal(y, expected)]
+    return found
+
+
+def check_unreached(rank, world):
+    """A device that the layers, or the backend, cannot synchronise: plain BatchNorm and no error."""
+    layer, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    convert(layer, dist.new_group(backend="cuda:gloo"))
+    x, before = torch.randn(2, 3, 4, 4), synchronised_passes()
+    meta = nn.BatchNorm2d(3, device="meta")
+    convert(meta)
+    return {
+        "backend": torch.equal(layer(x), plain(x)),
+        "device": meta(x.to("meta")).device.type,
+        "passes": synchronised_passes() - before,
+    }
+
+
+def alone_unsynchronised(rank, world):
+    """Where nothing is synchronised: bit for bit plain BatchNorm."""
+    within = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
     results = {}
-    if rank == 0:
-        for name in ("eval", "untracked eval", "no_grad", "inference_mode"):
-            plain = nn.BatchNorm2d(3, track_running_stats=name != "untracked eval").train("eval" not in name)
-            layer = copy.deepcopy(plain)
-            convert(layer)
-            x = torch.randn(4, 3, 5, 5)
-            with {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(name, torch.enable_grad)():
-                equal = torch.equal(plain(x), layer(x))
-            results[name] = equal and all(torch.equal(*pair) for pair in zip(plain.buffers(), layer.buffers()))
-    dist.barrier()
+    for name in UNSYNCHRONISED:
+        plain = nn.BatchNorm2d(3, track_running_stats=name != "untracked eval").train("eval" not in name)
+        layer = copy.deepcopy(plain)
+        convert(layer)
+        x = torch.randn(4, 3, 5, 5)
+        weights = torch.randn(x.shape)
+
+        def both(plain=plain, layer=layer, x=x, weights=weights):
+            if not torch.is_grad_enabled():
+                return {"output": plain(x)}, {"output": layer(x)}
+            return train_step(plain, x, weights), train_step(layer, x, weights)
+
+        if name == "no step":
+            expected, found = both()
+        else:
+            with common_step(), within.get(name, torch.enable_grad)():
+                expected, found = in_thread(both) if name == "another thread" else both()
+        equal = all(torch.equal(expected[key], found[key]) for key in expected)
+        results[name] = equal and all(torch.equal(*pair) for pair in zip(plain.buffers(), layer.buffers()))
     return results
+
+
+def alone_traced(rank, world):
+    """What a training script does for TensorBoard: rank 0 traces the model in training mode."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.SiLU())
+    plain, x = copy.deepcopy(net), torch.randn(2, 3, 5, 5)
+    convert(net)
+    traced = torch.jit.trace(net, x, strict=False)
+    with common_step():
+        inside = torch.jit.trace(net, x, strict=False)
+    return (
+        torch.equal(traced(x), plain(x))
+        and torch.equal(inside(x), plain(x))
+        and "batch_norm" in str(traced.inlined_graph)
+    )
 
 
 def check_collectives(rank, world):
@@ -212,6 +337,7 @@ def check_collectives(rank, world):
     net = nn.Sequential(*[module for layer in layers for module in layer])
     convert(net)
 
+    exchanged = [0]
     sent, send = [], neighbours.Neighbours.send
     neighbours.Neighbours.send = lambda self, message: sent.append(send(self, message))
 
@@ -219,8 +345,9 @@ def check_collectives(rank, world):
         return dist.group.WORLD._get_sequence_number_for_group() + len(sent)
 
     def collectives(function):
-        before = started()
+        before, passes = started(), synchronised_passes()
         result = function()
+        exchanged[-1] += synchronised_passes() - passes
         return started() - before, result
 
     x = torch.randn(2, 3, 4, 4)
@@ -242,6 +369,7 @@ def check_collectives(rank, world):
         "no_grad": no_grad,
         "eval": evaluation,
         "backward to data": data_backward,
+        "passes": exchanged[0],
     }
 
 
@@ -390,10 +518,15 @@ def measure(rank, world, route, folder):
     timeout = datetime.timedelta(seconds=200)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     results = {"route": route}
-    for name, check in [(name, check) for name, check in globals().items() if name.startswith("check_")]:
+    for name, check in [(name, check) for name, check in globals().items() if name.startswith(("check_", "alone_"))]:
         torch.manual_seed(rank)
         try:
-            results[name[len("check_") :]] = check(rank, world)
+            if name.startswith("check_"):
+                with common_step():
+                    results[name[len("check_") :]] = check(rank, world)
+            else:  # on one rank, while the others do not take part
+                results[name[len("alone_") :]] = check(rank, world) if rank == 0 else None
+                dist.barrier()
         except Exception:
             results["error"] = f"{name}: {traceback.format_exc()}"
             break  # the other ranks may wait in a collective: leave, and they fail too
@@ -402,12 +535,106 @@ def measure(rank, world, route, folder):
         raise SystemExit(1)
     layer = nn.BatchNorm2d(3)
     convert(layer)
-    graph = layer(torch.randn(2, 3, 4, 4)).sum()
+    with common_step():
+        graph = layer(torch.randn(2, 3, 4, 4)).sum()
     dist.barrier()
     group = weakref.ref(dist.group.WORLD)
     dist.destroy_process_group()
     results["group outlives"] = graph.grad_fn is not None and group() is not None
     (folder / f"{rank} of {world} {route}.json").write_text(json.dumps(results))
+
+
+# ------------------------------------------------------------------------------------------------- what ranks suffer
+
+
+class Fault(nn.Module):
+    """Between two layers: where rank 1 is about to suffer."""
+
+    act = None
+
+    def forward(self, x):
+        if self.act == "killed in backward":
+            x.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGKILL))
+        elif self.act == "raises":
+            raise MemoryError("nothing left")
+        elif self.act == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif self.act:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+
+def suffer(rank, name, route, folder):
+    """Be one of two ranks: rank 1 meets a fault in its second step, rank 0 writes down what it sees of that."""
+    if route == "far":
+        sync_batchnorm.neighbours = lambda group: None
+    file = folder / f"{name} {route}"
+    dist.init_process_group("gloo", store=dist.FileStore(f"{file} store", 2), rank=rank, world_size=2)
+    fault = Fault()
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), fault, nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    convert(net)
+    others = everywhere(os.getpid())
+
+    def step():
+        with common_step():
+            (net(torch.randn(2, 3, 4, 4)) ** 2).sum().backward()
+
+    if name != "killed while it connects":
+        step()
+    elif rank == 1:
+        neighbours._call = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    worker = os.fork() if name == "killed beside its worker" and rank == 1 else None
+    if worker == 0:
+        time.sleep(100)
+        os._exit(0)
+    workers = everywhere(worker)
+    if rank == 1:
+        fault.act = name
+    if name == "stopped" and rank == 0:
+        threading.Timer(STOPPED, os.kill, (others[1], signal.SIGCONT)).start()
+    found, start = {}, time.monotonic()
+    try:
+        step()
+        fault.act = None
+        step()
+        found["agree"] = len(set(everywhere(str([buffer.tolist() for buffer in net.buffers()])))) == 1
+    except Exception as seen:
+        found.update(error=type(seen).__name__, message=str(seen))
+        if rank == 1:
+            raise SystemExit(3) from None
+    found["seconds"] = time.monotonic() - start
+    if workers[1] and rank == 0:
+        os.kill(workers[1], signal.SIGKILL)
+    if rank == 0:
+        Path(f"{file}.json").write_text(json.dumps(found))
+
+
+def repeat(rank, folder):
+    """Five trainings in one process, whose models are kept: what each leaves behind."""
+    made, temporary = [], neighbours.TemporaryDirectory
+
+    def recorded(**given):
+        made.append(temporary(**given))
+        return made[-1]
+
+    neighbours.TemporaryDirectory = recorded
+    models, descriptors, live = [], [], []
+    for number in range(5):
+        dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/cycle {number}", 2), rank=rank, world_size=2)
+        net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        convert(net)
+        models.append(nn.parallel.DistributedDataParallel(net))
+        with common_step():
+            models[-1](torch.randn(2, 3, 4, 4)).sum().backward()
+        dist.barrier()
+        live.append(sum(not near._closed for near in neighbours._OPEN))
+        dist.destroy_process_group()
+        if not number % 2:
+            models.clear()
+        gc.collect()
+        descriptors.append(len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0)
+    found = {"descriptors": descriptors, "folders": [os.path.exists(each.name) for each in made], "live": live}
+    Path(folder, f"five trainings {rank}.json").write_text(json.dumps(found))
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
@@ -478,12 +705,41 @@ def test_parameter_gradients_are_local(ranks):
         assert rank["local_gradients"] == [18.0 * (number + 1)] * 2
 
 
-def test_unsynchronised_modes_are_plain_batchnorm(ranks):
-    assert ranks[0]["plain_modes"] == dict.fromkeys(("eval", "untracked eval", "no_grad", "inference_mode"), True)
+def test_whatever_one_rank_does_alone_is_plain_batchnorm(ranks):
+    assert ranks[0]["unsynchronised"] == dict.fromkeys(UNSYNCHRONISED, True)
+
+
+def test_one_rank_traces_the_model_that_all_train(ranks):
+    assert ranks[0]["traced"]
+
+
+def test_the_forward_pass_decides(ranks):
+    for rank in ranks:
+        assert max(rank["forward_decides"].values()) <= 1e-12, rank["forward_decides"]
+
+
+def test_activation_checkpointing(ranks):
+    for rank in ranks:
+        assert rank["recomputed"]["error"] <= 1e-12
+        assert rank["recomputed"]["passes"] == [1, 2]
+
+
+def test_compiled_layers(ranks):
+    for rank in ranks:
+        assert rank["compiled"] in (None, {"step": [1, True], "no step": [0, True], "step again": [1, True]})
+    assert ranks[0]["compiled"] or len(ranks) > 2 or ranks[0]["route"] == "far"
+
+
+def test_devices_that_cannot_be_synchronised(ranks):
+    assert all(rank["unreached"] == {"backend": True, "device": "meta", "passes": 0} for rank in ranks)
+    assert [supported("cpu"), supported("cuda")] == ["", ""]
+    for device in ("mps", "npu", "xpu"):
+        assert supported(device).endswith(f"no kernels for it on {device}")
 
 
 def test_one_collective_for_each_layer_and_pass(ranks):
     expected = {"all_reduce": 1, "forward": 3, "backward": 3, "no_grad": 0, "eval": 0, "backward to data": 0}
+    expected["passes"] = 3
     assert [rank["collectives"] for rank in ranks] == [
         {"sent": 7 if rank["route"] == "near" else 0, **expected} for rank in ranks
     ]
@@ -533,6 +789,32 @@ def test_process_groups(ranks):
 def test_a_graph_does_not_keep_the_process_group(ranks):
     """One that is alive at the exit of the interpreter aborts it: "terminate called without an active exception"."""
     assert not any(rank["group outlives"] for rank in ranks)
+
+
+@pytest.mark.parametrize(("name", "route"), FAULTS)
+def test_a_rank_that_fails_ends_the_other_and_one_that_stops_does_not(folder, name, route):
+    found = json.loads((folder / f"{name} {route}.json").read_text())
+    if name == "stopped":
+        assert found["agree"]
+        assert found["seconds"] >= STOPPED - 0.5
+        return
+    assert found["seconds"] < 10, found
+    if route == "near" and name != "killed while it connects":
+        assert found["error"] == "ConnectionError"
+        assert found["message"] == "rank 1 has ended in the middle of a training step"
+    else:
+        assert found["error"] == "RuntimeError"  # gloo's
+    # Its own worker, or its own error, do not keep a rank from ending.
+    exits = json.loads((folder / "exits.json").read_text())[f"{name} {route}"]
+    assert exits == [0, 3 if name == "raises" else -signal.SIGKILL]
+
+
+def test_five_trainings_in_one_process(folder):
+    for rank in range(2):
+        found = json.loads((folder / f"five trainings {rank}.json").read_text())
+        assert found["folders"] == [False] * 5, "each has connected, and left no folder"
+        assert found["live"] == [1] * 5, "those of a destroyed group close, though its model is kept"
+        assert found["descriptors"][4] <= found["descriptors"][0], found
 
 
 def test_double_backward_is_refused(ranks):
@@ -664,6 +946,18 @@ if __name__ == "__main__":
     # Ranks are forks of this process, so that torch, and what DistributedDataParallel imports of it, is imported once.
     torch.set_num_threads(1)
     importlib.import_module("torch._dynamo")
+    fork, results = torch.multiprocessing.get_context("fork"), Path(sys.argv[1])
+    suffering = {
+        f"{name} {route}": [fork.Process(target=suffer, args=(rank, name, route, results)) for rank in range(2)]
+        for name, route in FAULTS
+    }
+    suffering["five trainings"] = [fork.Process(target=repeat, args=(rank, results)) for rank in range(2)]
+    for process in chain(*suffering.values()):
+        process.start()
     for world_size, route in WORLDS:
-        arguments = (world_size, route, Path(sys.argv[1]))
+        arguments = (world_size, route, results)
         torch.multiprocessing.start_processes(measure, arguments, world_size, start_method="fork")
+    for process in chain(*suffering.values()):
+        process.join()
+    exits = {name: [process.exitcode for process in processes] for name, processes in suffering.items()}
+    (results / "exits.json").write_text(json.dumps(exits))

@@ -1,4 +1,4 @@
-"""Checkouts of YOLOv9 and YOLOv5, small models for their heads, and one training of each script."""
+"""Checkouts of YOLOv9 and YOLOv5, small models for their heads, and processes that run their scripts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def source(name):
 @pytest.fixture(scope="session")
 def yolov9(tmp_path_factory):
     """Return a YOLOv9 checkout, in a folder whose name says nothing."""
-    return Path(shutil.copytree(source("yolov9") / "yolov9", tmp_path_factory.mktemp("some") / "folder"))
+    root = Path(shutil.copytree(source("yolov9") / "yolov9", tmp_path_factory.mktemp("some") / "folder"))
+    (root / "data" / "hyps").mkdir(parents=True)  # which the wheel leaves out
+    shutil.copy(source("yolo9") / "yolo9/data/hyps/hyp.scratch-high.yaml", root / "data" / "hyps")
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -125,22 +128,65 @@ def data(digits, tmp_path_factory):
 
 
 @pytest.fixture
-def script(python, tmp_path):
-    """Return a function that runs one of a checkout's scripts, watched by observe.py or not."""
+def script(python):
+    """Return a function that runs one of a checkout's scripts."""
 
-    def run(root, name, *words, observed=False, **options):
-        words = [str(word) for word in words]
+    def run(root, name, *words, **options):
         target = [name] if name == "-m" else [str(Path(root, name))]
-        head = [ROOT / "tests" / "scripts" / "observe.py", tmp_path / "seen.json"] if observed else []
-        done = python(*head, *target, *words, **options)
-        return (done, json.loads((tmp_path / "seen.json").read_text())) if observed else done
+        return python(*target, *map(str, words), **options)
 
     return run
 
 
-def arguments(model, data, hyp, project, name="run", epochs=1):
+@pytest.fixture
+def drive(python, tmp_path):
+    """Return a function that runs several scripts in one process, and returns what each did, with its log."""
+
+    def start(runs, **environment):
+        file = tmp_path / "runs.json"
+        file.write_text(json.dumps(runs, default=str))
+        done = python(ROOT / "tests" / "scripts" / "drive.py", file, **environment)
+        logs = dict(log.split("\n", 1) for log in re.split("^=== ", done.stderr, flags=re.MULTILINE)[1:])
+        seen = json.loads(file.read_text())
+        return {run["name"]: {**run, "log": logs[run["name"]]} for run in seen}
+
+    return start
+
+
+def run(name, root, script, words, patches=None, **more):
+    """Return a run for `drive`.
+
+    Args:
+        name: Its name.
+        root: Of the checkout.
+        script: From the root.
+        words: Its arguments.
+        patches: A specification; None where it is among the words.
+        more: `steps`, after which it is stopped; `edits` of files, and code `before` it.
+    """
+    return {
+        "name": name,
+        "root": str(root),
+        "script": script,
+        "words": list(map(str, words)),
+        "patches": patches,
+        **more,
+    }
+
+
+def arguments(model, data, hyp, project, name="run", epochs=1, batch=4):
     """Return the arguments that all training scripts share."""
     return (
-        "--weights", "", "--cfg", model, "--data", data, "--hyp", hyp, "--epochs", epochs, "--batch-size", 4,
+        "--weights", "", "--cfg", model, "--data", data, "--hyp", hyp, "--epochs", epochs, "--batch-size", batch,
         "--imgsz", 64, "--device", "cpu", "--workers", 0, "--project", project, "--name", name, "--exist-ok",
     )  # fmt: skip
+
+
+def plan(folder):
+    """Return what patches.json in a run's folder says."""
+    return json.loads((Path(folder) / "patches.json").read_text())
+
+
+def statuses(folder):
+    """Return the status of every patch that patches.json in a run's folder tells of, and whether it is verified."""
+    return {item["name"]: (item["status"], item["verified"]) for item in plan(folder)["patches"]}

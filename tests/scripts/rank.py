@@ -1,6 +1,7 @@
 """One rank, or the one process: the gradient of one step of upstream's own Model and ComputeLoss, in float64.
 
-Started in a checkout, with a JSON job. Writes, by case and specification, the gradient and the BatchNorm statistics.
+Started in a checkout, with a JSON job. Writes, by case and specification, the gradient and the BatchNorm statistics;
+the one process also what a probe of the criterion finds.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
-from yolo_patches import api, registry  # noqa: E402
+from yolo_patches import api  # noqa: E402
 from yolo_patches.activation import activation  # noqa: E402
-from yolo_patches.lifecycle import Run  # noqa: E402
-from yolo_patches.seams import Facts, ModelBuilt, TrainStart  # noqa: E402
-from yolo_patches.selection import parse  # noqa: E402
+from yolo_patches.nn.common_step import common_step  # noqa: E402
+from yolo_patches.nn.shards import rank_mean  # noqa: E402
+from yolo_patches.nn.sync_batchnorm import convert  # noqa: E402
+from yolo_patches.upstreams.scripts.loss_probe import prove  # noqa: E402
 
 IMAGES, SIZE = 8, 64
 
@@ -48,6 +50,21 @@ def compute(criterion, prediction, targets, masks, stuff, task):
     return criterion(prediction, targets, masks=masks, **({"semasks": stuff} if task == "panoptic" else {}))
 
 
+class Sharing:
+    """Stands for a training with loss-norm."""
+
+    def __init__(self, floored):
+        self.instead = 0.0 if floored else 1.0
+
+    def listens(self, seam):
+        return True
+
+    def fire(self, seam):
+        seam.values, seam.ranks = rank_mean(seam.values)
+        seam.instead = self.instead
+        return seam
+
+
 def step(model_file, task, module, criterion, objects, spec):
     rank, ranks = int(os.getenv("RANK", "0")), int(os.getenv("WORLD_SIZE", "1"))
     yolo = importlib.import_module("models.yolo")
@@ -60,11 +77,8 @@ def step(model_file, task, module, criterion, objects, spec):
                  "cls": 0.5, "obj": 1.0}  # fmt: skip
     name = "yolov9" if os.path.exists("train_dual.py") else "yolov5"
     floored = importlib.import_module(f"yolo_patches.upstreams.{name}").floored(cls)
-    words = registry.adapter(name).layout.tasks[task].normaliser
-    facts = Facts(name, "checkout", task, ranks, IMAGES, 2, normaliser=words, own_ranks=True, floored=floored)
-    run = Run(facts, parse(spec, registry.specs()), {})
-    before, activation.current = activation.current, run
-    run.fire(ModelBuilt(model))
+    if "sync-bn" in spec and ranks > 1:
+        convert(model)
     trained = DistributedDataParallel(model, static_graph=True) if ranks > 1 else model
     trained.hyp = model.hyp  # the scripts put it on whatever they train
     options = {"overlap": True} if task in ("segment", "panoptic") else {}
@@ -74,16 +88,17 @@ def step(model_file, task, module, criterion, objects, spec):
     mine = slice(rank * each, (rank + 1) * each)
     own = targets[(targets[:, 0] >= mine.start) & (targets[:, 0] < mine.stop)].clone()
     own[:, 0] -= mine.start
-    loss, _ = compute(compute_loss, trained(images[mine]), own, masks[mine], stuff[mine], task)
-    (loss * ranks).sum().backward()
-    run.verify(TrainStart(None, normalises=True, model=trained), IMAGES)
-    run.verify(TrainStart(None, normalises=True, model=trained), IMAGES)
+    proof = None if ranks > 1 or spec != "none" else prove(trained, compute_loss, task)
+    before, activation.current = activation.current, Sharing(floored) if "loss-norm" in spec else None
+    with common_step():
+        loss, _ = compute(compute_loss, trained(images[mine]), own, masks[mine], stuff[mine], task)
+        (loss * ranks).sum().backward()
     activation.current = before
     return {
         "gradient": torch.cat([_gradient(p).flatten() for p in model.parameters() if p.requires_grad]),
         "statistics": torch.cat([b.flatten() for n, b in model.named_buffers() if "running" in n]),
         "loss": loss.detach(),
-        "verified": {entry.name: entry.verified for entry in run.plan.entries},
+        "proof": None if proof is None else [proof.error, proof.growth, proof.why],
         "collectives": collectives[0],
     }
 

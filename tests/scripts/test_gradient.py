@@ -83,11 +83,19 @@ def test_uneven_shards(results):
             if spec == PATCHED:
                 assert gradient <= 1e-10, case
                 assert statistics <= 1e-12, case
-                assert found["verified"]["loss-norm"] is found["verified"]["sync-bn"] is True
                 assert found["collectives"] == 1, "one for all branches of a criterion call"
             else:  # upstream, and SyncBN alone
                 assert gradient > 0.1, case
                 assert found["collectives"] == 0
+
+
+def test_probe(results):
+    """One process proves what two ranks then show."""
+    cases, one, _ = results
+    for case in cases:
+        error, growth, why = one[f"{case}, uneven, none"]["proof"]
+        assert (why, growth) == ("", pytest.approx(2)), case
+        assert error <= 1e-6, case
 
 
 def test_a_rank_without_objects(results):

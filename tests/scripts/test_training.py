@@ -1,14 +1,13 @@
-"""Every training script, on real images: to the end, with what the patches promise, beside upstream alone."""
+"""Every training script, on real images: to the end, with what the patches promise. A process for each upstream."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import entry, last_json
-from tests.scripts.conftest import arguments
+from tests.conftest import entry
+from tests.scripts.conftest import arguments, plan, run, statuses
 
 SCRIPTS9 = {
     "train_dual.py": ("dual", "detect"),
@@ -21,117 +20,140 @@ SCRIPTS9 = {
 SCRIPTS5 = {"train.py": ("v5-detect", "detect"), "segment/train.py": ("v5-segment", "segment")}
 #: A stand-in for setuptools 80, so that upstream alone comes as far as its next failure.
 OLD_SETUPTOOLS = "from packaging.version import parse as parse_version\n"
+#: Twice the base batch, with so many batches that five epochs of warm-up are more than upstream's 100 iterations.
+LINEAR = "compat,linear-lr:base_batch=32"
 
 
-def plan(folder):
-    return json.loads((Path(folder) / "patches.json").read_text())
-
-
-def check(run, seen, name, task):
+def check(folder, seen, name, task):
     """Check one finished training's run directory, its plan, and what was seen of its loaders."""
-    assert (run / "weights" / "best.pt").is_file()
-    written = plan(run)
+    assert "error" not in seen, seen["log"][-3000:]
+    assert (folder / "weights" / "best.pt").is_file()
+    written = plan(folder)
     assert (written["upstream"]["name"], written["global_batch"], written["world_size"]) == (name, 4, 1)
     assert written["selection"] == "all"
-    status = {item["name"]: (item["status"], item["verified"]) for item in written["patches"]}
-    assert status["val-batch"] == status["compat"] == ("active", True)
+    found = statuses(folder)
+    assert found["val-batch"] == found["compat"] == ("active", True)
     # Segment and panoptic losses divide by a sum that may be zero; elsewhere one rank leaves nothing to normalise.
     unfloored = name == "yolov9" and task != "detect"
-    assert status["loss-norm"] == (("active", True) if unfloored else ("inert", None))
-    assert {status[patch] for patch in ("linear-lr", "sync-bn", "torchrun")} == {("inert", None)}
+    assert found["loss-norm"] == (("active", True) if unfloored else ("inert", None))
+    assert {found[patch] for patch in ("linear-lr", "sync-bn", "torchrun")} == {("inert", None)}
     assert entry(written)["changes"] == [{"what": "val batch per rank", "upstream": 8, "patched": 4}]
     assert {change["what"] for change in entry(written, "compat")["changes"]} >= {"pkg_resources", "torch.load"}
     assert seen["loaders"] == [[True, 16, 4], [False, 12, 4]]
-    assert set(seen["validations"]) == {4}
-    assert seen["load"] is True, "torch.load itself is nobody's to replace"
-
-
-@pytest.mark.parametrize(("name", "plots"), [(name, name == "train_dual.py") for name in SCRIPTS9])
-def test_yolov9(script, python, yolov9, models, data, tmp_path, name, plots):
-    model, task = SCRIPTS9[name]
-    words = arguments(models / f"{model}.yaml", data(task), models / "hyp9.yaml", tmp_path)
-    words += ("--patches", "all", *(() if plots else ("--noplots",)))
-    done, seen = script(yolov9, name, *words, observed=True)
-    check(tmp_path / "run", seen, "yolov9", task)
     # panoptic/train.py validates in its last epochs only, where its run is longer than twice --close-mosaic.
-    assert len(seen["validations"]) == (1 if task == "panoptic" else 2)
-    log = done.stdout + done.stderr
-    assert log.count("yolo-patches 0.") == 1
-    assert "Traceback" not in log
-    assert "FutureWarning" not in log
-    assert "--patches" not in (tmp_path / "run" / "opt.yaml").read_text()
-    if plots:  # the checkpoint is upstream's own: it loads where yolo-patches cannot be imported
-        (tmp_path / "pkg_resources.py").write_text(OLD_SETUPTOOLS)
-        code = "import sys, torch; print(type(torch.load(sys.argv[1], weights_only=False)['model']))"
-        best = tmp_path / "run" / "weights" / "best.pt"
-        loaded = python("-c", code, best, absent=True, PYTHONPATH=f"{yolov9}:{tmp_path}")
-        assert "models.yolo.DetectionModel" in loaded.stdout
+    assert seen["validations"] == [4] * (1 if task == "panoptic" else 2)
+    assert seen["left"] == []
+    assert seen["log"].count("yolo-patches 0.") == 1
+    assert "WARNING yolo-patches" not in seen["log"]
+    assert "Traceback" not in seen["log"]
+    assert "FutureWarning" not in seen["log"]
 
 
-@pytest.mark.parametrize("name", SCRIPTS5)
-def test_yolov5(script, yolov5, models, data, tmp_path, name):
-    model, task = SCRIPTS5[name]
-    words = arguments(models / f"{model}.yaml", data(task), models / "hyp5.yaml", tmp_path)
-    done, seen = script(yolov5, name, *words, "--patches=all", "--noplots", observed=True)
-    check(tmp_path / "run", seen, "yolov5", task)
-    assert "Traceback" not in done.stdout + done.stderr
+def linear(root, script, model, hyp, data, folder):
+    """Return two runs of three steps, alone and at twice the base batch, with a longer warm-up."""
+    words = (*arguments(model, data, hyp, folder, epochs=80, batch=1), "--noplots")
+    return [
+        run("alone", root, script, (*words, "--name", "alone"), "compat", steps=3),
+        run("scaled", root, script, (*words, "--name", "scaled"), LINEAR, steps=3),
+    ]
 
 
-def test_yolov9_package(script, package9, models, data, tmp_path):
-    words = arguments(models / "dual.yaml", data("detect"), models / "hyp9.yaml", tmp_path)
-    script(package9, "-m", "yolov9.train_dual", *words, "--noplots", "--patches", "all", PYTHONPATH=str(package9))
-    assert plan(tmp_path / "run")["upstream"]["name"] == "yolov9"
-    for name in ("val-batch", "compat"):
-        assert entry(plan(tmp_path / "run"), name)["verified"] is True
-
-
-def test_yolov5_package(script, package5, models, data, tmp_path):
-    words = arguments(models / "v5-detect.yaml", data("detect"), models / "hyp5.yaml", tmp_path)
-    script(package5, "-m", "yolov5.train", *words, "--noplots", "--patches", "all", PYTHONPATH=str(package5))
-    assert plan(tmp_path / "run")["upstream"] == {"name": "yolov5", "version": "7.0.14"}
-    assert entry(plan(tmp_path / "run"))["verified"] is True
-
-
-#: Stops a training after three optimizer steps; prints the gradient's norms before the clip, and the learning rates.
-THREE_STEPS = """
-import json, runpy, sys
-import torch
-clip, seen = torch.nn.utils.clip_grad_norm_, {"norms": [], "rates": []}
-def record(parameters, max_norm):
-    norm = clip(parameters, max_norm)
-    seen["norms"].append(float(norm))
-    return norm
-torch.nn.utils.clip_grad_norm_ = record
-step = torch.optim.SGD.step
-def stepped(self, *args, **kwargs):
-    seen["rates"].append([self.param_groups[1]["lr"], self.param_groups[1]["weight_decay"]])
-    if len(seen["rates"]) == 3:
-        print(json.dumps(seen), flush=True)
-        raise SystemExit
-    return step(self, *args, **kwargs)
-torch.optim.SGD.step = stepped
-sys.argv.pop(0)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.parametrize(("name", "model", "hyp"), [("train_dual.py", "dual", 9), ("train.py", "v5-detect", 5)])
-def test_linear_lr(python, yolov9, yolov5, models, data, tmp_path, name, model, hyp):
-    """At twice the base batch: half the gradient before the clip, twice the rate, twice the warm-up."""
-    root = yolov9 if hyp == 9 else yolov5
-    words = arguments(models / f"{model}.yaml", data("detect"), models / f"hyp{hyp}.yaml", tmp_path, epochs=80)
-    code = ("-c", THREE_STEPS, root / name, *words, "--noplots", "--patches")
-    alone, patched = (
-        last_json(python(*code, spec, PYTHONPATH=str(root))) for spec in ("compat", "compat,linear-lr:base_batch=32")
-    )
-    assert patched["norms"][0] == pytest.approx(alone["norms"][0] / 2, rel=1e-4)
-    # 0.01 / 100 an iteration, and 0.02 / 200.
-    assert [rate for rate, _ in alone["rates"]] == pytest.approx([0, 1e-4, 2e-4])
-    assert [rate for rate, _ in patched["rates"]] == pytest.approx([0, 1e-4, 2e-4])
-    assert {decay for _, decay in alone["rates"]} == {0.0005}
-    assert {decay for _, decay in patched["rates"]} == {0.00025}
-    changes = {change["what"]: change["patched"] for change in entry(plan(tmp_path / "run"), "linear-lr")["changes"]}
-    assert changes == {
-        "lr0": 0.02, "weight decay": 0.00025, "gradient before the clip": "x0.5", "warm-up iterations": 200
+def check_linear(folder, done):
+    """At twice the base batch: half the gradient before the clip, twice the rate, five epochs of warm-up."""
+    alone, scaled = done["alone"], done["scaled"]
+    assert "error" not in alone and "error" not in scaled
+    assert alone["left"] == scaled["left"] == []
+    assert scaled["norms"][0] == pytest.approx(alone["norms"][0] / 2, rel=1e-4)
+    # To 0.01 in 3 epochs of 40 batches, to 0.02 in 5. The second step has two batches, or one where warm-up is long.
+    assert alone["rates"][:2] == [[0, 0.0005], [pytest.approx(2 * 0.01 / 120), 0.0005]]
+    assert scaled["rates"][:2] == [[0, 0.00025], [pytest.approx(0.02 / 200), 0.00025]]
+    item = entry(plan(folder / "scaled"), "linear-lr")
+    assert {change["what"]: change["patched"] for change in item["changes"]} == {
+        "lr0": 0.02, "weight decay": 0.00025, "gradient before the clip": "x0.5", "warm-up epochs": 5.0
     }  # fmt: skip
-    assert "warmup_epochs: 3.0" in (tmp_path / "run" / "hyp.yaml").read_text()
+    assert item["verified"] is True, "the loss has been measured to grow with the batch"
+    assert "warmup_epochs: 3.0" in (folder / "scaled" / "hyp.yaml").read_text()
+
+
+def test_yolov9(drive, python, digits, yolov9, models, data, tmp_path):
+    hyp, runs = models / "hyp9.yaml", []
+    for script, (model, task) in SCRIPTS9.items():
+        words = arguments(models / f"{model}.yaml", data(task), hyp, tmp_path, script.replace("/", "-"))
+        first = not runs
+        words += ("--patches", "all") if first else ("--noplots",)
+        runs.append(run(script, yolov9, script, words, None if first else "all"))
+    runs += linear(yolov9, "train_dual.py", models / "dual.yaml", hyp, digits("detect", 40, 4), tmp_path)
+    done = drive(runs)
+    for script, (_, task) in SCRIPTS9.items():
+        check(tmp_path / script.replace("/", "-"), done[script], "yolov9", task)
+    folder = tmp_path / "train_dual.py"
+    assert "--patches" not in (folder / "opt.yaml").read_text()
+    assert "patches" not in (folder / "opt.yaml").read_text().replace(str(tmp_path), "")
+    check_linear(tmp_path, done)
+    # The checkpoint is upstream's own: it loads where yolo-patches cannot be imported.
+    (tmp_path / "pkg_resources.py").write_text(OLD_SETUPTOOLS)
+    code = "import sys, torch; print(type(torch.load(sys.argv[1], weights_only=False)['model']))"
+    loaded = python("-c", code, folder / "weights" / "best.pt", absent=True, PYTHONPATH=f"{yolov9}:{tmp_path}")
+    assert "models.yolo.DetectionModel" in loaded.stdout
+
+
+def test_yolov5(drive, digits, yolov5, models, data, tmp_path):
+    hyp, runs = models / "hyp5.yaml", []
+    for script, (model, task) in SCRIPTS5.items():
+        words = arguments(models / f"{model}.yaml", data(task), hyp, tmp_path, script.replace("/", "-"))
+        first = not runs
+        runs.append(
+            run(script, yolov5, script, (*words, "--noplots", *["--patches=all"] * first), None if first else "all")
+        )
+    runs += linear(yolov5, "train.py", models / "v5-detect.yaml", hyp, digits("detect", 40, 4), tmp_path)
+    done = drive(runs)
+    for script, (_, task) in SCRIPTS5.items():
+        check(tmp_path / script.replace("/", "-"), done[script], "yolov5", task)
+    check_linear(tmp_path, done)
+
+
+@pytest.mark.parametrize("name", ["yolov9", "yolov5"])
+def test_package(python, name, package9, package5, models, data, tmp_path):
+    home, module, model, hyp, version = {
+        "yolov9": (package9, "yolov9.train_dual", "dual", "hyp9", "unknown"),
+        "yolov5": (package5, "yolov5.train", "v5-detect", "hyp5", "7.0.14"),
+    }[name]
+    words = arguments(models / f"{model}.yaml", data("detect"), models / f"{hyp}.yaml", tmp_path)
+    python("-m", module, *words, "--noplots", "--patches", "all", PYTHONPATH=str(home))
+    assert plan(tmp_path / "run")["upstream"] == {"name": name, "version": version}
+    for patch in ("val-batch", "compat"):
+        assert statuses(tmp_path / "run")[patch] == ("active", True)
+
+
+def test_patches_set_arguments_that_the_user_has_not_given(drive, yolov9, models, data, tmp_path):
+    """In memory, before upstream saves them: its files say what was trained with, and the user's file is untouched."""
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text((models / "hyp9.yaml").read_text().replace("lrf: 0.01", "lrf: 0.5"))
+    before = hyp.read_text()
+    words = arguments(models / "single.yaml", data("detect"), hyp, tmp_path)
+    code = """
+from yolo_patches import registry
+from yolo_patches.patches.compat import Compat
+from yolo_patches.seams import Arguments
+class Recipe(Compat):
+    def handlers(self):
+        return {**super().handlers(), Arguments: self.set}
+    def set(self, seam):
+        given = seam.facts.given
+        run["origins"] = {name: given.origin(name) for name in ("lrf", "lr0", "epochs", "patience", "imgsz", "seed")}
+        run["set"] = [seam.set(*value) for value in
+                      (("lrf", 0.1), ("lr0", 0.002), ("epochs", 3), ("seed", 5), ("no_such", 1))]
+registry.patches()["compat"] = Recipe
+"""
+    words += ("--noplots", "--pat=7")
+    (done,) = drive([run("train", yolov9, "train.py", words, "compat", before=code)]).values()
+    assert done["origins"] == {
+        "lrf": "file", "lr0": "default", "epochs": "command line", "patience": "command line", "imgsz": "command line",
+        "seed": "default",
+    }  # fmt: skip
+    assert done["set"] == [False, True, False, True, False]
+    assert hyp.read_text() == before
+    saved, options = ((tmp_path / "run" / name).read_text() for name in ("hyp.yaml", "opt.yaml"))
+    assert "lr0: 0.002" in saved and "lrf: 0.5" in saved
+    assert "lr0: 0.002" in options and "seed: 5" in options and "patience: 7" in options
+    assert json.loads(json.dumps(done["rates"]))[-1][0] <= 0.002

@@ -53,16 +53,16 @@ def test_cap_and_square_root(release, steps):
             assert figures[name][256][0] / figures[name][64][0] == pytest.approx(2, rel=0.01)
 
 
-def test_mean_losses_depend_on_the_effective_batch_alone(release, steps):
-    """Classification's mean loss makes a gradient that grows with accumulate: 16 x 4 and 64 x 1 must step alike."""
+def test_mean_losses(release, steps):
+    """A classifier's loss is a mean: at the base batch nothing is touched, above it the step grows as for any other."""
     common = {"task": "classify", "model": "yolov8n-cls.yaml", "optimizers": ["SGD"], "batches": [16, 64, 128]}
     common["clip"] = False  # at initial weights it would hide the gradient's size
     patched = steps(release(NEWEST), patches="linear-lr", **common)["SGD"]
     upstream = steps(release(NEWEST), patches="none", **common)["SGD"]
-    assert patched[16][0] / patched[64][0] == pytest.approx(1, rel=0.01)
-    assert patched[128][0] / patched[64][0] == pytest.approx(2, rel=0.01)
+    assert patched[16] == upstream[16]  # four micro-steps of 16 are 64 images
     assert patched[64] == upstream[64]
-    assert upstream[16][0] / upstream[64][0] > 1.5
+    assert patched[128][0] / patched[64][0] == pytest.approx(2, rel=0.01)
+    assert upstream[128][0] / upstream[64][0] == pytest.approx(1, rel=0.01)
 
 
 def run(python, release, version, jobs):
@@ -72,8 +72,8 @@ def run(python, release, version, jobs):
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 def test_base_batch_is_upstream_and_the_plan_says_the_rest(version, release, python, digits, tmp_path):
     def job(name, **more):
-        common = {"model": "yolov8n.yaml", "data": digits(), "epochs": 2, "batch": 8, "optimizer": "SGD", "name": name}
-        return {**common, "project": str(tmp_path), **more}
+        common = {"model": "yolov8n.yaml", "data": digits(), "epochs": 2, "batch": 8, "nbs": 16, "optimizer": "SGD"}
+        return {**common, "name": name, "project": str(tmp_path), **more}
 
     none, same, twice = run(
         python,
@@ -81,8 +81,8 @@ def test_base_batch_is_upstream_and_the_plan_says_the_rest(version, release, pyt
         version,
         [
             job("none", patches="none"),
-            job("same", patches="linear-lr:base_batch=64"),
-            job("twice", patches="linear-lr:base_batch=32", lr0=0.02),
+            job("same", patches="linear-lr:base_batch=16"),
+            job("twice", patches="linear-lr:base_batch=8", lr0=0.02),
         ],
     )
     assert (same["model"], same["ema"]) == (none["model"], none["ema"])
@@ -91,7 +91,7 @@ def test_base_batch_is_upstream_and_the_plan_says_the_rest(version, release, pyt
     inert, active = (entry(plan, "linear-lr") for plan in plans)
     assert inert["status"] == "inert"
     assert (active["status"], active["verified"]) == ("active", True)
-    assert active["reason"] == "x2 = effective batch 64 / base 32"
+    assert active["reason"] == "x2 = effective batch 16 / base 8"
     changes = {change["what"]: (change["upstream"], change["patched"]) for change in active["changes"]}
     assert changes["lr0"] == (0.02, 0.04)  # the given lr0 is scaled, and that is said
     assert changes["weight decay"] == (0.0005, 0.00025)
@@ -122,45 +122,52 @@ def train(model, **arguments):
     except KeyboardInterrupt:
         pass
     return seen
-common = dict(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=64, optimizer="SGD")
-seen = train("yolov8n.yaml", batch=8, patches="linear-lr:base_batch=32", **common)
+common = dict(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=64, nbs=16, optimizer="SGD")
+seen = train("yolov8n.yaml", batch=8, patches="linear-lr:base_batch=8", **common)
 print()
-print(json.dumps([seen["groups"], train(seen["last"], resume=True, batch=128)["groups"]]))
+print(json.dumps([seen["groups"], train(seen["last"], resume=True, batch=32)["groups"]]))
 """
     first, second = last_json(python("-c", code, digits(), tmp_path, **release(version)))
     assert {lr for lr, _ in first} == {0.02}
-    assert max(decay for _, decay in first) == pytest.approx(0.0005 * 32 / 64)
+    assert max(decay for _, decay in first) == pytest.approx(0.0005 * 8 / 16)
     assert {lr for lr, _ in second} == {0.04}  # not 0.02 from the checkpoint, not 0.08 from scaling it once more
-    assert max(decay for _, decay in second) == pytest.approx(0.0005 * 32 / 64)
+    assert max(decay for _, decay in second) == pytest.approx(0.0005 * 8 / 16)
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_warm_up_is_as_long_as_at_the_base_batch(version, release, python, digits, tmp_path):
-    """Learning rates of the warm-up, read from the live optimizer: 3 epochs at the base batch are 6 at twice that."""
+def test_warm_up(version, release, python, digits, tmp_path):
+    """To twice the rate in 5 epochs, or in a tenth of the run; as long as the user says where he says it.
+
+    Read from the live optimizer: upstream's third step of 3 epochs' warm-up, and the same step of ours.
+    """
     code = """
 import json, sys
 from ultralytics import YOLO
-def train(patches):
+def train(patches, epochs=200, **more):
     model, rates = YOLO("yolov8n.yaml"), []
     def on_train_batch_end(trainer):
         rates.append(max(group["lr"] for group in trainer.optimizer.param_groups))
         if len(rates) == 3:
-            trainer.stop = True
             raise KeyboardInterrupt
     model.add_callback("on_train_batch_end", on_train_batch_end)
     try:
-        model.train(data=sys.argv[1], project=sys.argv[2], epochs=200, imgsz=64, batch=8, optimizer="SGD", device="cpu",
-                    warmup_epochs=60, warmup_bias_lr=0.0, cos_lr=False, lrf=1.0, plots=False, patches=patches)
+        model.train(data=sys.argv[1], project=sys.argv[2], epochs=epochs, imgsz=64, batch=1, nbs=2, optimizer="SGD",
+                    device="cpu", warmup_bias_lr=0.0, lrf=1.0, plots=False, workers=0, patches=patches, **more)
     except KeyboardInterrupt:
         pass
-    return rates
+    return rates[-1]
+twice = "linear-lr:base_batch=1"
 print()
-print(json.dumps([train("none"), train("linear-lr:base_batch=64"), train("linear-lr:base_batch=32")]))
+print(json.dumps([train("none"), train("linear-lr:base_batch=2"), train(twice), train(twice, 40), train(twice, 30),
+    train(twice, warmup_epochs=3.0)]))
 """
-    none, same, twice = last_json(python("-c", code, digits(), tmp_path, **release(version)))
+    data = digits("detect", 48, 12)
+    none, same, five, tenth, short, given = last_json(python("-c", code, data, tmp_path, **release(version)))
+    assert none == pytest.approx(0.01 * 2 / (3 * 48))
     assert same == none
-    # Twice the target rate over twice the iterations: the same slope, where upstream's length would double it.
-    assert twice == pytest.approx(none, rel=0.02)
+    assert five / none == pytest.approx(2 * 3 / 5)
+    assert tenth / none == pytest.approx(2 * 3 / 4)
+    assert short / none == given / none == pytest.approx(2)
 
 
 def test_auto_chooses_the_same_optimizer_at_every_batch(release, python, digits, tmp_path):

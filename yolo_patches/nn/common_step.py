@@ -45,7 +45,7 @@ def inside() -> bool:
     True in the thread that opened the step, and in autograd's threads, which recompute layers there under activation
     checkpointing. Never while a model is traced: a trace belongs to one rank.
     """
-    if _owner is None or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if _owner is None or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
     return threading.get_ident() == _owner or _in_autograds_own_thread()
 

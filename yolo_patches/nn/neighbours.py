@@ -20,8 +20,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any, Optional, cast
@@ -103,14 +103,17 @@ class Neighbours:
         Raises:
             ConnectionError: A rank has ended, or an earlier exchange was broken off.
         """
-        with self._exchange():
-            if self._under_way:
-                raise ConnectionError("an exchange with the other ranks was broken off, so this one would get its rest")
+        try:
+            if self._closed or self._under_way:
+                raise ConnectionError("an exchange with the other ranks has been broken off")
             self._under_way = True
             data = _bytes(message)
             frame = memoryview(len(data).to_bytes(_HEADER, "little") + data)
             self._unsent = dict.fromkeys(self._sockets, frame)
             self._push()
+        except BaseException:  # Ctrl-C, too
+            self.close()
+            raise
 
     def receive(self, message: Tensor) -> Tensor:
         """Return what every rank has sent, one a row, this rank's own message among them.
@@ -119,11 +122,13 @@ class Neighbours:
             ConnectionError: A rank has ended, or has sent something else than a message of this length.
             TimeoutError: A rank has been silent for as long as the process group waits.
         """
-        with self._exchange():
-            own = _bytes(message)
-            frames = {rank: bytearray(_HEADER + len(own)) for rank in self._sockets}
-            missing = {rank: memoryview(frame) for rank, frame in frames.items()}
-            start = time.monotonic()
+        length = message.numel() * message.element_size()
+        frames = {rank: bytearray(_HEADER + length) for rank in self._sockets}
+        missing = {rank: memoryview(frame) for rank, frame in frames.items()}
+        start = time.monotonic()
+        try:
+            if not self._under_way:
+                raise ConnectionError("an exchange with the other ranks has been broken off")
             while missing or self._unsent:
                 progress = self._pull(missing, frames)
                 if self._unsent:
@@ -136,29 +141,21 @@ class Neighbours:
                 elif not self._ready(missing, self._timeout.total_seconds() - waited):
                     late = ", ".join(map(str, sorted({*missing, *self._unsent})))
                     raise TimeoutError(f"rank {late} has been silent for {self._timeout}")
-            self._under_way = False
-        rows = message.new_empty((len(self._sockets) + 1, message.numel()))
-        rows[self._rank] = message
-        for rank, frame in frames.items():
-            _bytes(rows[rank])[:] = memoryview(frame)[_HEADER:]
-        return rows
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._closed = True
-        for peer in self._sockets.values():
-            peer.close()
-
-    @contextmanager
-    def _exchange(self) -> Iterator[None]:
-        """Close the connections where the block is left by an error, Ctrl-C included: they hold half a message."""
-        if self._closed:
-            raise ConnectionError("the connections to the other ranks have been closed")
-        try:
-            yield
         except BaseException:
             self.close()
             raise
+        self._under_way = False
+        rows = message.new_empty((len(frames) + 1, message.numel()))
+        for rank, frame in frames.items():
+            rows[rank] = torch.frombuffer(frame, dtype=message.dtype, offset=_HEADER)
+        rows[self._rank] = message
+        return rows
+
+    def close(self) -> None:
+        """Close all connections, at the end and after every error: they may hold half a message."""
+        self._closed, self._under_way = True, False
+        for peer in self._sockets.values():
+            peer.close()
 
     def _push(self) -> bool:
         """Send what the sockets take; return whether that was anything."""

@@ -20,6 +20,7 @@ Re-entrant activation checkpointing, whose first pass runs without gradients, is
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Optional, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -95,14 +96,19 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
     _plain: type[nn.modules.batchnorm._BatchNorm]
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled() and common_step.inside()):
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(input)
+        return _uncompiled(self, input) if _is_compiling() else self._train(input)
+
+    def _train(self, input: Tensor) -> Tensor:
+        if not common_step.inside():
             return super().forward(input)
         function = _FUNCTIONS.get(input.device.type)
         if function is None or not (dist.is_available() and dist.is_initialized()):
             return super().forward(input)
         group = _alive(_GROUPS[self]) if self in _GROUPS else dist.group.WORLD
         world_size = dist.get_world_size(group)
-        if world_size < 2:
+        if world_size < 2 or not _reaches(group, input.device):
             return super().forward(input)
 
         global _passes
@@ -138,6 +144,17 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         ours. A constructor call and not copyreg.__newobj__, for which pickle insists on the class of the object.
         """
         return self._plain, (self.num_features,), self.__dict__
+
+
+# In torch.compile a layer breaks the graph: whether a step is under way is asked at every call, and the exchange is
+# no operation of a graph. (Releases of torch without these names have no torch.compile, or one that breaks there, too.)
+_is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
+_break_graph: Callable[..., Any] = getattr(torch, "_disable_dynamo", lambda function: function)
+
+
+@_break_graph
+def _uncompiled(layer: _Synchronised, input: Tensor) -> Tensor:
+    return layer._train(input)
 
 
 class SyncBatchNorm1d(_Synchronised, nn.BatchNorm1d):
@@ -262,7 +279,7 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         return (grad_input.to(input.dtype), grad_weight, grad_bias, *[None] * 6)
 
 
-#: By type of device. CUDA is AMD's, too. Other devices have kernels of their own for one process at most.
+#: By type of device. AMD's GPUs are called cuda, too.
 _FUNCTIONS: dict[str, type[torch.autograd.Function]] = {"cpu": _SyncBatchNormCPU, "cuda": _NativeSyncBatchNorm}
 
 
@@ -300,6 +317,17 @@ def _alive(group: ReferenceType[Any]) -> Any:
     if referent is None:
         raise RuntimeError("the process group of this SyncBatchNorm layer has been destroyed")
     return referent
+
+
+def _reaches(group: Any, device: torch.device) -> bool:
+    """Return whether a process group has a backend for a device; before torch 2 it had one for all."""
+    try:
+        group._get_backend(device)
+    except RuntimeError:
+        return False
+    except AttributeError:
+        return True
+    return True
 
 
 def _dense(input: Tensor) -> Tensor:

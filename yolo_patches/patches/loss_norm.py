@@ -77,11 +77,16 @@ class LossNorm(Patch):
         return ""
 
     def verify(self, live: Live) -> bool | None:
-        """At the start: the live loss comes to the seam, and is proven. Later: ranks have been averaged there, too."""
+        """At the start: the live loss comes to the seam, and is proven. Later: ranks have been averaged there, too.
+
+        One rank has nothing to prove before its first step.
+        """
         before, self._started = self._started, True
         if not live.normalises or (self._ranks > 1 and not self._proven):
             return False
-        return self._averaged > 0 if before or self._ranks == 1 else True
+        if before:
+            return self._averaged > 0
+        return None if self._ranks == 1 else True
 
     def _log(self, seam: EpochLosses) -> None:
         """Log the whole batch's losses: divided by one normaliser, a rank's own are a share and no longer a loss."""

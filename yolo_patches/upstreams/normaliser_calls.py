@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Optional, Protocol
@@ -53,15 +54,16 @@ def listening() -> Listener | None:
     return listener if listener.listens(Normaliser) else None
 
 
-def fire(listener: Listener, like: Tensor, *values: Any) -> Normaliser:
+def fire(listener: Listener, like: Any, *values: Any) -> Normaliser:
     """Fire one loss's normalisers.
 
     Args:
         listener: As `listening` has returned it.
-        like: A tensor of the device and the type that the loss is computed in.
+        like: A tensor of the device and the type that the loss is computed in, or something that holds one.
         values: Scalars. Their types may differ between ranks: under AMP, those of a rank without labels are half. So
             they travel as float64, which holds them all, or as float32 on devices that have no float64.
     """
+    like = next(_tensors(like), torch.zeros(()))
     wide = torch.float64 if like.device.type in ("cpu", "cuda") else torch.float32
     scalars = [torch.as_tensor(value, device=like.device).detach().to(wide) for value in values]
     seam = listener.fire(Normaliser(torch.stack(scalars)))
@@ -69,8 +71,36 @@ def fire(listener: Listener, like: Tensor, *values: Any) -> Normaliser:
     return seam
 
 
+def familiar(assigned: Any, scores: Any) -> bool:
+    """Return whether an assigner's result begins as it does in every release that we know.
+
+    Labels [images, anchors], boxes [images, anchors, 4 or 5], target scores of the predicted scores' shape, and a mask
+    [images, anchors]. The mask is boolean; up to 8.4.120 a rank without labels has numbers for labels and zeros for the
+    mask. Only shapes and types are looked at: a look at values would wait for the device at every step.
+    """
+    if not isinstance(assigned, (tuple, list)) or len(assigned) < 4 or not isinstance(scores, Tensor):
+        return False
+    if scores.dim() != 3 or not all(isinstance(value, Tensor) for value in assigned[:4]):
+        return False
+    labels, boxes, targets, mask = assigned[:4]
+    anchors = scores.shape[:2]
+    shapes = labels.shape == mask.shape == boxes.shape[:2] == anchors and targets.shape == scores.shape
+    if not shapes or boxes.dim() != 3 or boxes.shape[2] not in (4, 5):
+        return False
+    masked = mask.dtype == torch.bool or (mask.is_floating_point() and labels.is_floating_point())
+    return bool(masked and targets.is_floating_point() and boxes.is_floating_point())
+
+
+def arguments(wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name; nothing where the function does not take them, which is upstream's to say."""
+    try:
+        return inspect.signature(wrapped).bind(*args, **kwargs).arguments
+    except TypeError:
+        return {}
+
+
 def zero(*outputs: Any) -> Any:
-    """Return a zero that depends on each of these tensors, or tensors in lists.
+    """Return a zero that depends on each of these tensors, or tensors in lists and dictionaries.
 
     A rank without objects leaves boxes and masks out of its graph, and the others would wait for its backward pass.
     """
@@ -80,6 +110,6 @@ def zero(*outputs: Any) -> Any:
 def _tensors(outputs: Any) -> Iterator[Tensor]:
     if isinstance(outputs, Tensor):
         yield outputs
-    else:
-        for part in outputs:
+    elif isinstance(outputs, (tuple, list, dict)):
+        for part in outputs.values() if isinstance(outputs, dict) else outputs:
             yield from _tensors(part)

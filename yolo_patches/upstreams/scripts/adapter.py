@@ -7,18 +7,21 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from yolo_patches.activation import Adapter
+from yolo_patches import registry
+from yolo_patches.activation import activation
+from yolo_patches.adapter import Adapter, Install
 from yolo_patches.errors import PatchesError
-from yolo_patches.lifecycle import Forecast, forecasting
+from yolo_patches.forecast import Forecast, forecasting
 from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
-from yolo_patches.upstreams.scripts import importing, recognition
+from yolo_patches.selection import parse
+from yolo_patches.upstreams.scripts import command_line, importing, recognition
 from yolo_patches.upstreams.scripts.layout import Layout
 from yolo_patches.upstreams.scripts.session import Session, caller
 from yolo_patches.wrapping import Wrapping
@@ -47,12 +50,21 @@ class Scripts(Adapter):
         floored: Callable[[type], bool],
     ) -> None:
         self.name = layout.name  # type: ignore[misc]
+        self.packages = (layout.name, *recognition.OF_A_CHECKOUT)  # type: ignore[misc]
         self.layout = layout
         self._install = install
         self._floored = floored
         self._sessions: dict[Path, Session] = {}
 
-    def hooks(self) -> Mapping[str, Callable[[ModuleType, Wrapping], None]]:
+    def recognises(self, spec: ModuleSpec) -> bool:
+        """Return whether a package is this upstream's, by the files that lie beside it."""
+        return recognition.of_package(spec) == self.name
+
+    def installed(self) -> bool:
+        """Return whether this folder is a checkout, or the package is installed."""
+        return recognition.home(self.name) is not None
+
+    def hooks(self) -> Mapping[str, Install]:
         """Return the modules in which something is wrapped: those of a checkout, and those of the package."""
         return {
             prefix + module: functools.partial(self._imported, module)
@@ -73,22 +85,26 @@ class Scripts(Adapter):
 
     def missing(self) -> Mapping[type[Seam], str]:
         """Return the seams that the checkout, or the installed package, lacks."""
-        from yolo_patches.upstreams.scripts.training import missing
+        from yolo_patches.upstreams.scripts import script_seams
 
         root = self._home()
         script = next((script for script in self.layout.scripts if (root / script).is_file()), "train.py")
-        return missing(self.layout, root, script)
+        return script_seams.missing(self.layout, root, script)
 
     def version(self) -> str:
         """Return the package's version; a checkout has none."""
-        from yolo_patches.upstreams.scripts.training import version
+        from yolo_patches.upstreams.scripts.script_facts import version
 
         return version(self.layout, self._home())
 
     def command(self, words: list[str]) -> int:
         """Run one of the training scripts with these words: the first is its path."""
         script = str(Path(words[0]).resolve())
-        sys.argv[:] = list(words)
+        arguments, given = command_line.split(words[1:])
+        if given is not None:
+            parse(given, registry.specs(), f"argument {command_line.FLAG}")
+        activation.command_line = given
+        sys.argv[:] = [words[0], *arguments]
         sys.path.insert(0, os.path.dirname(script))
         runpy.run_path(script, run_name="__main__")
         return 0
@@ -102,12 +118,13 @@ class Scripts(Adapter):
         try:
             self.command(words)
         except Forecast as forecast:
-            return forecast.run.plan
+            return forecast.plan
         except PatchesError:
             raise
         except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
             raise PatchesError(
-                f"{words[0]} did not come as far as training: {type(error).__name__}: {error}"
+                f"{words[0]} did not come as far as training: {type(error).__name__}: {lines[0]}"
             ) from error
         finally:
             forecasting.reset(token)
@@ -145,21 +162,23 @@ class Scripts(Adapter):
             return
         from yolo_patches.upstreams.scripts import functions
 
-        functions.stand_in(session, module, clip=None)
+        functions.stand_in(session, module)
         functions.install(session, name, module)
         for task in self.layout.tasks.values():
             if name in task.criteria or name == task.assigner:
                 self._install(session, name, module)
                 break
-        if name == "utils.torch_utils" and "select_device" in vars(module):
+        if name == "utils.torch_utils":
+            if "select_device" not in vars(module) and session.script and session.selection.chosen:
+                session.tell(f"yolo-patches: inactive, {module.__name__}.select_device does not exist")
             wrapping.wrap(module, "select_device", functools.partial(self._select_device, session))
 
     def _into_script(self, session: Session) -> None:
-        """Let the script clip gradients, and load files, by way of us."""
+        """Let the script clip gradients, and load and save files, by way of us."""
         if session.module is not None and session.selection.chosen:
             from yolo_patches.upstreams.scripts import functions
 
-            functions.stand_in(session, session.module, clip=functions.clip(session))
+            functions.stand_in(session, session.module, script=True)
 
     def _select_device(self, session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         """Wrap `train()`: this is what main() calls right before it, on every rank, when the script is complete."""
@@ -167,26 +186,30 @@ class Scripts(Adapter):
         module = caller(lambda names: Path(str(names.get("__file__", ""))).resolve() in files and "train" in names)
         if module is not None:
             self._wrap_train(session, module, files[Path(str(module.__file__)).resolve()])
+        elif session.script and session.selection.chosen:
+            session.tell(f"yolo-patches: inactive, {session.script} has no function train")
         if forecasting.get():
             return import_module("torch").device("cpu")
         return wrapped(*args, **kwargs)
 
     def _wrap_train(self, session: Session, module: ModuleType, script: str) -> None:
-        from yolo_patches.upstreams.scripts import functions
-        from yolo_patches.upstreams.scripts.training import train
+        from yolo_patches.upstreams.scripts import functions, train_call
 
-        if hasattr(module.train, "__wrapped__"):
+        if module.train is session.train:
             return
-        why = self.layout.defects(session.root, script).get("script", [])
-        if any("parameter" in line for line in why) or "ComputeLoss" not in vars(module):
-            print(f"yolo-patches: {script} is not supported, training goes on unpatched {why}", file=sys.stderr)
-            return
-        if session.module is not module:  # imported by a command that had imported the rest before
-            session.script, session.module = script, module
-            self._into_script(session)
-        session.wrapping.wrap(module, "train", train(session, self._floored))
-        with suppress(AttributeError, KeyError):
-            session.wrapping.wrap(module.validate, "run", functools.partial(functions.validate, session))
+        before = session.wrapping.mark()
+        try:
+            if session.module is not module:  # imported by a command that had imported the rest before
+                session.script, session.module = script, module
+                self._into_script(session)
+            session.wrapping.wrap(module, "train", train_call.wrapper(session, self._floored))
+            session.train = module.train
+            validation = vars(module).get("validate")
+            if "run" in vars(validation or object):
+                session.wrapping.wrap(validation, "run", functools.partial(functions.validate, session))
+        except Exception as error:  # all of it or nothing, and upstream goes on
+            session.wrapping.back_to(before)
+            session.tell(f"yolo-patches: {script} trains as upstream has it: {type(error).__name__}: {error}")
 
 
 def _only_here(session: Session) -> Mapping[str, ModuleType]:

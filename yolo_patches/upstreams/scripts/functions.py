@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -13,6 +12,7 @@ import torch
 
 from yolo_patches.upstreams import stack
 from yolo_patches.upstreams.scripts.session import Session
+from yolo_patches.wrapping import Wrapper
 
 Call = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -33,20 +33,23 @@ def install(session: Session, name: str, module: ModuleType) -> None:
             session.wrapping.wrap(module, function, partial(wrapper, session))
 
 
-def stand_in(session: Session, module: ModuleType, clip: Call | None) -> None:
+def stand_in(session: Session, module: ModuleType, script: bool = False) -> None:
     """Put what today's stack lacks into one module's globals.
 
     Args:
         session: The session.
         module: The module.
-        clip: What the module shall have for clip_grad_norm_, if anything.
+        script: Whether it is the training script, which shall clip gradients and save checkpoints by way of us.
     """
     gaps = stack.gaps()
     load = stack.TORCH_LOAD in gaps and session.asks(stack.TORCH_LOAD, trusted=True)
     amp = stack.AMP in gaps and session.asks(stack.AMP)
-    if vars(module).get("torch") is torch and (load or amp or clip):
+    if vars(module).get("torch") is torch and (load or amp or script):
         loader = stack.loader(torch, session.trusts) if load else None
-        session.wrapping.replace(module, "torch", stack.torch_overlay(torch, loader, amp, clip))
+        overlay = stack.torch_overlay(torch, loader, amp, _clip(session) if script else None)
+        if script:
+            vars(overlay)["save"] = _save(session)
+        session.wrapping.replace(module, "torch", overlay)
         session.filled.update({stack.TORCH_LOAD} if load else (), {stack.AMP} if amp else ())
     if stack.NAMES in gaps and vars(module).get("np") is numpy and session.asks(stack.NAMES):
         session.wrapping.replace(module, "np", stack.numpy_overlay(numpy))
@@ -56,36 +59,71 @@ def stand_in(session: Session, module: ModuleType, clip: Call | None) -> None:
         session.filled.add(stack.FONTS)
 
 
-def clip(session: Session) -> Call:
+def criteria(session: Session, module: ModuleType, compute: Wrapper | None) -> None:
+    """Wrap every criterion of a module.
+
+    Args:
+        session: The session.
+        module: The module.
+        compute: Wrapper of `__call__` that takes its normalisers to the patches; None where it would not fit.
+    """
+    for name, cls in list(vars(module).items()):
+        if name.startswith("ComputeLoss") and isinstance(cls, type) and cls.__module__ == module.__name__:
+            session.wrapping.wrap(cls, "__init__", partial(_constructed, session))
+            if compute is not None:
+                session.wrapping.wrap(cls, "__call__", partial(_computed, session, compute))
+
+
+def validate(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+    """Follow a validation."""
+    return wrapped(*args, **kwargs) if session.training is None else session.training.validate(wrapped, args, kwargs)
+
+
+def _clip(session: Session) -> Call:
     """Return torch.nn.utils.clip_grad_norm_ that first lets the patches see the gradients."""
 
     def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
         if session.training is not None:
-            session.training.step()
+            session.training.clip()
         return torch.nn.utils.clip_grad_norm_(*args, **kwargs)
 
     return clip_grad_norm_
 
 
-def validate(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-    """Hand the validation the batch of its loader."""
-    training = session.training
-    if training is not None and training.val_batch is not None and "batch_size" in kwargs:
-        kwargs = {**kwargs, "batch_size": training.val_batch}
-    return wrapped(*args, **kwargs)
+def _save(session: Session) -> Call:
+    """Return torch.save that the patches may stand around."""
+
+    def save(*args: Any, **kwargs: Any) -> None:
+        def write() -> None:
+            torch.save(*args, **kwargs)
+
+        if session.training is None:
+            write()
+        else:
+            session.training.save(write)
+
+    return save
 
 
-def started(session: Session, wrapped: Call, criterion: Any, args: Arguments, kwargs: Keywords) -> None:
-    """Follow the construction of the criterion, the last thing that is built before the first step."""
+def _constructed(session: Session, wrapped: Call, criterion: Any, args: Arguments, kwargs: Keywords) -> None:
     wrapped(*args, **kwargs)
     if session.training is not None:
-        session.training.start(args[0] if args else kwargs["model"], criterion)
+        session.training.criterion_built(args[0] if args else kwargs.get("model"), criterion)
+
+
+def _computed(
+    session: Session, compute: Wrapper, wrapped: Call, criterion: Any, args: Arguments, kwargs: Keywords
+) -> Any:
+    result = compute(wrapped, criterion, args, kwargs)
+    if session.training is not None:
+        session.training.steps.computed(result[0] if isinstance(result, tuple) and result else None)
+    return result
 
 
 def _check_amp(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
     result = wrapped(*args, **kwargs)
     if session.training is not None:
-        session.training.model_built(args[0] if args else kwargs["model"])
+        session.training.model_built(args[0] if args else kwargs.get("model"))
     return result
 
 
@@ -104,16 +142,12 @@ def _smart_optimizer(session: Session, wrapped: Call, _: object, args: Arguments
 def _smart_resume(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
     result = wrapped(*args, **kwargs)
     if session.training is not None:
-        session.training.optimizer_restored()
+        session.training.optimizer_restored(result)
     return result
 
 
 def _create_dataloader(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-    if session.training is None:
-        return wrapped(*args, **kwargs)
-    call = inspect.signature(wrapped).bind(*args, **kwargs)
-    call.apply_defaults()
-    return session.training.loader(call, lambda: wrapped(*call.args, **call.kwargs))
+    return wrapped(*args, **kwargs) if session.training is None else session.training.loader(wrapped, args, kwargs)
 
 
 def _check_pil_font(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:

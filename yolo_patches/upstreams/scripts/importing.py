@@ -34,7 +34,7 @@ class Importing:
             return None
         self._searching.add(fullname)
         try:
-            spec = find_spec(fullname)
+            spec = find_spec(fullname)  # its package has been imported: that is why we are asked
         finally:
             self._searching.discard(fullname)
         if spec is not None and spec.loader is not None:
@@ -60,7 +60,11 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
-        only_here = self._before(module)
+        try:
+            only_here = self._before(module)
+        except Exception as error:  # somebody's import must not fail because of us
+            print(f"yolo-patches: {module.__name__} is left alone: {type(error).__name__}: {error}", file=sys.stderr)
+            only_here = {}
         if only_here:
             # The import statement looks `__import__` up in the module's own builtins: nobody else's imports change.
             vars(module)["__builtins__"] = {**vars(builtins), "__import__": _import(only_here)}

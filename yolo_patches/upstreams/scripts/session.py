@@ -8,48 +8,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from yolo_patches import registry
+from yolo_patches import registry, report
 from yolo_patches.activation import activation
 from yolo_patches.errors import PatchesError
-from yolo_patches.lifecycle import consult, forecasting
+from yolo_patches.forecast import forecasting
+from yolo_patches.lifecycle import consult
 from yolo_patches.seams import StackGap
 from yolo_patches.selection import NONE, Selection, parse
+from yolo_patches.upstreams.scripts import command_line
 from yolo_patches.upstreams.scripts.layout import Layout
 from yolo_patches.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from yolo_patches.upstreams.scripts.training import Training
 
-FLAG = "--patches"
 #: Arguments with which users name files that upstream unpickles.
 NAMING = ("--weights", "--resume")
-
-
-def split(arguments: list[str]) -> tuple[list[str], str | None]:
-    """Split `--patches SPEC` and `--patches=SPEC` off a script's arguments.
-
-    Returns:
-        The other arguments, and the value of the last one, or None.
-
-    Raises:
-        PatchesError: The flag comes without a value.
-    """
-    kept: list[str] = []
-    value: str | None = None
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        key, equals, text = word.partition("=")
-        if key != FLAG:
-            kept.append(word)
-            continue
-        if not equals:
-            # "-val-batch" would be a removal from nothing, "--epochs" is the next argument: neither is a value.
-            if not rest or rest[0].startswith("-"):
-                raise PatchesError(f"argument {FLAG}: expected one argument, e.g. {FLAG} all")
-            text = rest.pop(0)
-        value = text
-    return kept, value
 
 
 def fail(error: PatchesError) -> NoReturn:
@@ -74,36 +48,42 @@ class Session:
         self.filled: set[str] = set()
         self.own: Path | None = None  # the weights folder of the run under way
         self.named: list[Any] = []  # files that the user named, beside those on the command line
+        self.train: Any = None  # the script's function of this name, wrapped
         self.training: Training | None = None  # the one that is under way
         self.script, self.module = self._running()
         self.selection = self._selection()
 
+    def tell(self, line: str) -> None:
+        """Log one line of warning as the script does, or on stderr where it has no logger yet."""
+        logger = None if self.module is None else vars(self.module).get("LOGGER")
+        if logger is None:
+            print(line, file=sys.stderr)
+        else:
+            logger.warning(f"WARNING {line}")
+
     def asks(self, gap: str, trusted: bool = False) -> bool:
         """Return whether a selected patch wants a gap of the stack filled; `doctor` must come through in any case."""
-        return forecasting.get() or consult(self.selection, StackGap(gap, trusted)).fill
+        if forecasting.get():
+            return True
+        try:
+            return consult(self.selection, StackGap(gap, trusted)).fill
+        except Exception as error:  # a patch of somebody's, while upstream is imported or loads a file
+            print(f"yolo-patches: nothing stands in for {gap}: {type(error).__name__}: {error}", file=sys.stderr)
+            return False
 
     def trusts(self, file: Any) -> bool:
         """Return whether a file may be unpickled without restrictions."""
         try:
             path = Path(file).resolve()
-        except TypeError:  # an open file: nobody named it
+        except (TypeError, OSError, ValueError):  # an open file: nobody named it
             return False
         own = self.own is not None and path.parent == self.own.resolve()
         named = any(path == _local(str(name)) for name in self._named())
-        latest = "--resume" in sys.argv and not self._value("--resume") and path.name.startswith("last")
+        latest = "--resume" in sys.argv and not command_line.value("--resume") and path.name.startswith("last")
         return self.asks("torch.load", own or named or latest)
 
     def _named(self) -> list[Any]:
-        return [name for name in (*self.named, *map(self._value, NAMING)) if name]
-
-    @staticmethod
-    def _value(flag: str) -> str:
-        """Return a flag's value on the command line, empty where it has none."""
-        for word, following in zip(sys.argv, [*sys.argv[1:], "-"]):
-            key, equals, text = word.partition("=")
-            if key == flag:
-                return text if equals else "" if following.startswith("-") else following
-        return ""
+        return [name for name in (*self.named, *map(command_line.value, NAMING)) if name]
 
     def _running(self) -> tuple[str, ModuleType | None]:
         """Return the training script that imports us, from the root, and its module; empty where there is none."""
@@ -119,20 +99,37 @@ class Session:
     def _selection(self) -> Selection:
         try:
             if self.script or self._is_command():
-                sys.argv[1:], given = split(sys.argv[1:])
+                sys.argv[1:], given = command_line.split(sys.argv[1:])
                 if given is not None:
-                    parse(given, registry.specs(), f"argument {FLAG}")
+                    parse(given, registry.specs(), f"argument {command_line.FLAG}")
                     activation.command_line = given
             chosen = activation.selection()
         except PatchesError as error:
             if forecasting.get():
                 raise
-            if (
-                not self.script and not self._is_command()
-            ):  # it does not train: what it was given for training is no concern of it
-                return NONE
+            if not self.script and not self._is_command():
+                return NONE  # it does not train: what it was given for training is no concern of it
             fail(error)
-        return parse("default", registry.specs()) if chosen is None else chosen
+        return chosen or self.unsaid(command_line.value("--resume"))
+
+    def unsaid(self, checkpoint: str) -> Selection:
+        """Return the selection where nobody said any: a resumed run goes on as it started, a new one takes `default`.
+
+        Args:
+            checkpoint: What is resumed; empty for a new run, and where upstream will look for its latest.
+        """
+        default = parse("default", registry.specs())
+        if not checkpoint:
+            return default
+        try:
+            entries = report.read(Path(checkpoint).parent.parent)
+            if entries is None:  # it was started without us
+                return NONE
+            text = report.recorded_selection(entries)
+            return parse(text, registry.specs(), f"{report.FILE_NAME} of the resumed run")
+        except PatchesError as error:
+            self.tell(f"yolo-patches: {error}; going on with the defaults")
+            return default
 
     def _is_command(self) -> bool:
         """Return whether this process is `yolov5 train`, or `python -m yolov5.train`, of an installed package.

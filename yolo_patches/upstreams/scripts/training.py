@@ -1,272 +1,307 @@
-"""One call of a script's `train()`: its facts, its seams, and the functions that it calls on the way."""
+"""One call of a script's `train()`: the objects of it as they come into being, and the seams that they are fired at.
+
+Whatever of ours fails here drops the patches that need it; upstream's own functions are called in any case, once.
+"""
 
 from __future__ import annotations
 
-import inspect
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import wrapt
 
-from yolo_patches import registry
-from yolo_patches.activation import activation, environment
+from yolo_patches.agreement import RanksDisagreeError
 from yolo_patches.errors import PatchesError
-from yolo_patches.lifecycle import Forecast, Run, forecasting
-from yolo_patches.plan import FILE_NAME, recorded_selection
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.nn import common_step
 from yolo_patches.seams import (
-    Facts,
+    Live,
+    Loading,
+    LossProof,
     ModelBuilt,
     Normaliser,
     OptimizerBuilt,
     OptimizerRestored,
     OptimizerStep,
+    Save,
     Seam,
-    TrainStart,
+    Validation,
     ValLoader,
     WarmUp,
 )
-from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams import stack
-from yolo_patches.upstreams.scripts.layout import Layout
-from yolo_patches.upstreams.scripts.session import Session, fail
+from yolo_patches.upstreams.scripts.script_facts import rank
+from yolo_patches.upstreams.scripts.session import Session
+from yolo_patches.upstreams.scripts.steps import FollowedLoader, Steps
+from yolo_patches.wrapping import Call
 
-Call = Callable[..., Any]
-Arguments = tuple[Any, ...]
-Keywords = dict[str, Any]
+T = TypeVar("T")
 
-#: Written into every script: the batch up to which it accumulates.
-NBS = 64
 #: Written into every script: its least number of warm-up iterations.
 LEAST_WARM_UP = 100
-RANK = int(os.getenv("RANK", "-1"))
 
 
 class Training:
-    """The objects of one `train()` call, as they come into being, and the run that they fire seams at."""
+    """The training that is under way.
 
-    def __init__(self, session: Session, run: Run, opt: Any) -> None:
+    Args:
+        session: The script's.
+        lifecycle: Decided.
+        opt: The script's parsed arguments.
+        by_events: Whether the script's callbacks say where a step begins.
+    """
+
+    def __init__(self, session: Session, lifecycle: Lifecycle, opt: Any, by_events: bool) -> None:
         self.session = session
-        self.run = run
+        self.lifecycle = lifecycle
         self.opt = opt
         self.batch = opt.batch_size
-        self.train_loader: Any = None
-        self.val_loader: Any = None
-        self.val_batch: int | None = None
-        self.optimizer: Any = None
+        self.epoch = -1
         self.model: Any = None
-        self.normalises = False
-        self._restore: Callable[[], None] = lambda: None
+        self.optimizer: Any = None
+        self.criterion: Any = None
+        self.train_loader: Any = None
+        self.val_loaders: list[Any] = []
+        self.val_batch: int | None = None
+        self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_ended, by_events)
+        self._started = self._epoch_checked = self._probing = False
+        self._restore: Callable[[], None] | None = None
+
+    def _try(self, do: Callable[[], T], *seams: type[Seam]) -> T | None:
+        """Do something of ours; where it fails, drop the patches that need these seams, and return None."""
+        try:
+            return do()
+        except Exception as error:
+            for seam in seams:
+                self.lifecycle.lose(seam, error)
+            if isinstance(error, RanksDisagreeError):
+                raise
+            if not seams:
+                self.lifecycle.tell(f"something could not be recorded: {type(error).__name__}: {error}")
+            return None
+
+    @contextmanager
+    def under_way(self, callbacks: Any) -> Iterator[None]:
+        """Be the session's training, and listen to the script's events, until it ends in whatever way."""
+        self.session.training = self
+        try:
+            with self.lifecycle.under_way(), self.steps.listening(callbacks):
+                yield
+        finally:
+            common_step.close()
+            self.session.training = None
 
     def model_built(self, model: Any) -> None:
         """Follow the model, complete and on its device."""
-        self.run.fire(ModelBuilt(model))
+        self.model = model
+        if model is not None:
+            self.lifecycle.fire(ModelBuilt(model))
 
     def batch_measured(self, batch: int) -> None:
         """Follow AutoBatch."""
         self.batch = batch
 
+    def _known_batch(self) -> int:
+        if self.batch < 1:
+            raise PatchesError("the batch that upstream has measured is not known")
+        return int(self.batch)
+
     def optimizer_built(self, optimizer: Any) -> Any:
         """Return the optimizer that the patches make of upstream's."""
-        self.optimizer = self.run.fire(OptimizerBuilt(optimizer, self.batch)).optimizer
+        self.optimizer = optimizer
+        seam = self._try(lambda: self.lifecycle.fire(self._optimizer(optimizer)), OptimizerBuilt)
+        if seam is not None:
+            self.optimizer = seam.optimizer
         return self.optimizer
 
-    def optimizer_restored(self) -> None:
-        """Follow a resumed run."""
-        self.run.fire(OptimizerRestored(self.optimizer))
+    def _optimizer(self, optimizer: Any) -> OptimizerBuilt:
+        batch = self._known_batch()
+        facts = self.lifecycle.facts
+        assert facts is not None, "decided"
+        # Its length is not known: the training loader is built after it.
+        return OptimizerBuilt(optimizer, batch, facts.batch.accumulate(batch), loss=self._early_proof)
 
-    def step(self) -> None:
-        """Follow the gradients of one effective batch, right before they are clipped."""
-        if self.optimizer is not None:
-            self.run.fire(OptimizerStep(self.optimizer))
+    def optimizer_restored(self, result: Any) -> None:
+        """Follow a resumed run: upstream has loaded the optimizer's state, and says with which epoch it goes on."""
+        self._try(lambda: self._resumes_at(result[1]))
+        self._try(lambda: self.lifecycle.fire(OptimizerRestored(self.optimizer)), OptimizerRestored)
 
-    def loader(self, call: inspect.BoundArguments, build: Callable[[], Any]) -> Any:
-        """Return a loader, the first of which is for training and has the hyperparameters that the warm-up reads."""
-        if call.arguments["augment"]:
-            result = build()
-            self.train_loader = result[0]
-            self._warm_up(call.arguments["hyp"])
+    def _resumes_at(self, epoch: int) -> None:
+        self.epoch = int(epoch) - 1
+
+    def clip(self) -> None:
+        """Follow the gradients of one effective batch, right before they are clipped: the end of a step."""
+        self._begin()
+        with common_step.common_step():  # every rank clips
+            self._try(lambda: self.lifecycle.fire(OptimizerStep(self.optimizer)), OptimizerStep)
+        common_step.close()
+
+    def loader(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Build a loader: for training, where its images are augmented, with the hyperparameters of the warm-up."""
+        call = self._try(lambda: _loader_call(wrapped, args, kwargs), ValLoader, *self._served_by_loader())
+        if call is None:
+            return wrapped(*args, **kwargs)
+        if not call["augment"]:
+            self._try(lambda: self._val_batch(call), ValLoader)
+            result = wrapped(*call.args, **call.kwargs)
+            self._try(lambda: self.val_loaders.append(result[0]), ValLoader)
             return result
-        seam = self.run.fire(ValLoader(call.arguments["batch_size"], self.batch // self.run.plan.world_size))
-        call.arguments["batch_size"] = self.val_batch = seam.batch
-        result = build()
-        self.val_loader = result[0]
-        return result
+        result = wrapped(*call.args, **call.kwargs)
+        self._try(lambda: self._warm_up(result[0], call["hyp"]), WarmUp)
+        return self._try(lambda: self._followed(*result), *self._served_by_loader()) or result
 
-    def _warm_up(self, hyp: Any) -> None:
-        batches = len(self.train_loader)
+    def _served_by_loader(self) -> tuple[type[Seam], ...]:
+        """Return what comes of the training loader: where a script has no events, it says where a step begins."""
+        return (WarmUp, Loading) if self.steps.by_events else (WarmUp, Loading, ModelBuilt, Normaliser)
+
+    def _val_batch(self, call: Call) -> None:
+        per_rank = self._known_batch() // self.lifecycle.plan.world_size
+        seam = self.lifecycle.fire(ValLoader(call["batch_size"], per_rank))
+        call["batch_size"] = self.val_batch = seam.batch
+
+    def _followed(self, loader: Any, *rest: Any) -> tuple[Any, ...]:
+        self.train_loader = loader
+        needed = not self.steps.by_events or self.lifecycle.listens(Loading)
+        return (FollowedLoader(loader, self._pass) if needed else loader, *rest)
+
+    def _pass(self, loader: Any) -> Iterator[Any]:
+        if not self.steps.by_events:
+            self._epoch_begins()
+        return self.steps.passing(self.lifecycle.around(Loading(loader, self.epoch), lambda: iter(loader)))
+
+    def _warm_up(self, loader: Any, hyp: dict[str, Any]) -> None:
+        batches = len(loader)
         upstream = max(round(hyp["warmup_epochs"] * batches), LEAST_WARM_UP)
-        longer = self.run.fire(WarmUp(upstream, (self.opt.epochs - 1) * batches)).iterations
+        longer = self.lifecycle.fire(WarmUp(upstream, batches, self.opt.epochs)).iterations
         if longer != upstream:
             before, hyp["warmup_epochs"] = hyp["warmup_epochs"], longer / batches
             self._restore = lambda: hyp.update(warmup_epochs=before)  # it is saved with the model
 
-    def start(self, model: Any, criterion: Any) -> None:
-        """Check the live objects and write the plan: everything is built, the criterion last."""
-        self._restore()
-        self.model = model
-        self.normalises = isinstance(vars(type(criterion)).get("__call__"), wrapt.FunctionWrapper)
-        self.record(announce=True)
+    def criterion_built(self, model: Any, criterion: Any) -> None:
+        """Follow the criterion, the last thing that is built before the first step."""
+        if not self._probing:
+            self.model, self.criterion = model, criterion
+            self._begin()
 
-    def record(self, announce: bool = False) -> None:
-        """Check the live objects and write the plan."""
-        live = TrainStart(
-            val_loader=self.val_loader,
-            normalises=self.normalises,
+    def validate(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let a validation take place. What upstream calls its batch is only what it prints."""
+        common_step.close()
+        self._begin()
+        if kwargs.get("dataloader") is not None and kwargs["dataloader"] not in self.val_loaders:
+            self.val_loaders.append(kwargs["dataloader"])
+        if self.val_batch is not None and "batch_size" in kwargs:
+            kwargs = {**kwargs, "batch_size": self.val_batch}
+        act = Validation(self.epoch, final=bool(kwargs.get("verbose")))
+        result = self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+        self._epoch_ended()
+        return result
+
+    def save(self, write: Callable[[], None]) -> None:
+        """Let a checkpoint be written: the last, the best, and those of a period are one file each."""
+        self.lifecycle.around(Save(self.epoch), write)
+
+    def _first_step(self) -> None:
+        self._begin()
+        self.lifecycle.first_step()
+
+    def _epoch_begins(self) -> None:
+        self.epoch += 1
+
+    def _begin(self) -> None:
+        """Prove the patches on the live objects, and write the plan: everything is built, no step has been made."""
+        if self._started:
+            return
+        self._started = True
+        if self._restore is not None:
+            self._restore()
+        self._try(lambda: self.lifecycle.start(self._live(), self.batch))
+        if rank() in (-1, 0):
+            self._try(self._announce)
+            self._write()
+
+    def _epoch_ended(self) -> None:
+        """Measure the patches' effect after the first epoch, too."""
+        if not self._epoch_checked:
+            self._epoch_checked = True
+            self._try(lambda: self.lifecycle.check(self._live(), self.batch))
+            self._write()
+
+    def end(self) -> None:
+        """Measure once more: the training has come to its end."""
+        self._begin()
+        self._try(lambda: self.lifecycle.end(self._live(), self.batch))
+        self._write()
+
+    def _announce(self) -> None:
+        vars(self.session.module)["LOGGER"].info(self.lifecycle.plan.banner())
+
+    def _write(self) -> None:
+        if rank() in (-1, 0):
+            self._try(self.lifecycle.warn)
+            self._try(lambda: self.lifecycle.write(Path(self.opt.save_dir)))
+
+    def _live(self) -> Live:
+        validates = rank() in (-1, 0)
+        return Live(
+            validates=validates,
+            val_loaders=tuple(self.val_loaders) if self.val_loaders or not validates else (None,),
             train_loader=self.train_loader,
             optimizer=self.optimizer,
             model=self.model,
+            normalises=isinstance(vars(type(self.criterion)).get("__call__"), wrapt.FunctionWrapper),
+            loss=lambda: self._proof,
             filled=frozenset(self.session.filled),
         )
-        self.run.verify(live, self.batch)
-        if RANK not in (-1, 0):
-            return
-        if announce:
-            self._log()
-        self.run.write(Path(self.opt.save_dir))
 
-    def _log(self) -> None:
-        logger = vars(self.session.module)["LOGGER"]
-        logger.info(self.run.plan.banner())
-        for line in self.run.warnings():
-            logger.warning(f"WARNING yolo-patches: {line}")
+    @cached_property
+    def _proof(self) -> LossProof:
+        if self.criterion is None:
+            return LossProof(None, None, "the criterion is not one that we know")
+        return self._prove(self.criterion)
 
+    def _prove(self, criterion: Any) -> LossProof:
+        from yolo_patches.upstreams.scripts.loss_probe import prove
 
-def train(session: Session, floored: Callable[[type], bool]) -> Call:
-    """Return the wrapper of a script's `train()`; while it runs, it is the session's training.
+        return prove(self.model, criterion, self.session.layout.scripts[self.session.script])
 
-    Args:
-        session: The script's.
-        floored: Tells whether a criterion's class keeps its normaliser away from zero.
-    """
-
-    def wrapper(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        call = inspect.signature(wrapped).bind(*args, **kwargs)
-        opt = call.arguments["opt"]
+    def _early_proof(self) -> LossProof:
+        """Probe the loss while the optimizer is built: upstream makes its criterion later, from the same model."""
         try:
-            selection = _selection(opt)
-            if not selection.chosen and not forecasting.get():
-                return wrapped(*args, **kwargs)
-            run = _decide(session, call.arguments["hyp"], opt, floored, selection)
-        except PatchesError as error:
-            if forecasting.get():
-                raise
-            fail(error)
-        if forecasting.get():
-            raise Forecast(run)
-        session.own, session.named = Path(opt.save_dir) / "weights", [opt.weights, opt.resume]
-        training = session.training = Training(session, run, opt)
-        activation.last_run = run
-        before, activation.current = activation.current, run
+            hyp: Mapping[str, Any] = self.opt.hyp
+            with _attribute(self.model, "hyp", dict(hyp)), self._probe():
+                return self._prove(vars(self.session.module)["ComputeLoss"](self.model))
+        except Exception as error:
+            return LossProof(None, None, f"the loss cannot be probed yet: {type(error).__name__}: {error}")
+
+    @contextmanager
+    def _probe(self) -> Iterator[None]:
+        self._probing = True
         try:
-            with environment(run.selection.text):  # loaders' workers may be fresh processes that import the script
-                result = wrapped(*args, **kwargs)
-            if training.model is not None:
-                training.record()
-            return result
-        except PatchesError as error:
-            fail(error)
+            yield
         finally:
-            session.training = None
-            activation.current = before
-
-    return wrapper
+            self._probing = False
 
 
-def _decide(session: Session, hyp: Any, opt: Any, floored: Callable[[type], bool], selection: Selection) -> Run:
-    known = facts(session, hyp, opt, floored(vars(session.module)["ComputeLoss"]))
-    lacking = dict(missing(session.layout, session.root, session.script))
-    if selection.chosen and not isinstance(vars(session.module).get("torch"), stack.Overlay):
-        lacking[OptimizerStep] = f"{session.script} does not have torch as its global 'torch'"
-    return Run(known, selection, lacking)
+def _loader_call(wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Return a call's arguments by name, those that we read among them."""
+    call = Call(wrapped, args, kwargs)
+    lacking = [name for name in ("augment", "batch_size") if name not in call]
+    if lacking:
+        raise PatchesError(f"create_dataloader has no parameter {', '.join(lacking)}")
+    return call
 
 
-def _selection(opt: Any) -> Selection:
-    """Return the selection; where nobody said any, a resumed run goes on as it started, a new one takes `default`."""
-    given = activation.selection()
-    if given is not None:
-        return given
-    if not opt.resume:
-        return parse("default", registry.specs())
-    recorded = recorded_selection(Path(opt.save_dir))
-    return NONE if recorded is None else parse(recorded, registry.specs(), f"{FILE_NAME} of the resumed run")
-
-
-def facts(session: Session, hyp: Any, opt: Any, floored: bool) -> Facts:
-    """Return the facts of a run.
-
-    Args:
-        session: The script's.
-        hyp: Hyperparameters, or the file that holds them.
-        opt: The script's parsed arguments.
-        floored: Whether its criterion keeps its normaliser away from zero.
-    """
-    layout, world_size = session.layout, int(os.getenv("WORLD_SIZE", "1"))
-    return Facts(
-        upstream=layout.name,
-        version=version(layout, session.root),
-        task=layout.scripts[session.script],
-        world_size=world_size,
-        global_batch=opt.batch_size,
-        val_batch_factor=2,
-        normaliser=layout.tasks[layout.scripts[session.script]].normaliser,
-        nbs=NBS,
-        lr0=float(_hyperparameters(hyp)["lr0"]),
-        optimizer=opt.optimizer,
-        model=Path(str(opt.cfg)).stem,
-        scratch=not str(opt.weights).endswith(".pt"),
-        floored=floored,
-        own_sync_bn="--sync-bn" if getattr(opt, "sync_bn", False) else "",
-        own_ranks=True,
-        gaps=stack.gaps(),
-    )
-
-
-def _hyperparameters(hyp: Any) -> Mapping[str, Any]:
-    if not isinstance(hyp, (str, Path)):
-        values: Mapping[str, Any] = hyp
-        return values
-    import yaml
-
+@contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of an object for the duration of a block."""
+    before = vars(owner).get(name, owner)
+    setattr(owner, name, value)
     try:
-        loaded: Mapping[str, Any] = yaml.safe_load(Path(hyp).read_text(encoding="utf-8", errors="ignore"))
-        float(loaded["lr0"])
-        return loaded
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise PatchesError(f"{hyp} holds no hyperparameters: {type(error).__name__}: {error}") from error
-
-
-def version(layout: Layout, root: Path) -> str:
-    """Return an installed package's version; a checkout has none."""
-    try:
-        text = (root / "__init__.py").read_text(encoding="utf-8")
-    except OSError:
-        return "checkout"
-    found = re.search(r"""^__version__ = ["'](.+?)["']""", text, re.MULTILINE)
-    return found.group(1) if found else "unknown"
-
-
-#: Seam -> where it comes from, as `Layout.defects` names it.
-SOURCES: Mapping[type[Seam], tuple[str, ...]] = {
-    ModelBuilt: ("utils.general",),
-    OptimizerBuilt: ("utils.torch_utils", "utils.autobatch"),
-    OptimizerRestored: ("utils.torch_utils",),
-    OptimizerStep: ("script", "utils.torch_utils"),
-    TrainStart: ("script", "utils.torch_utils", "criteria"),
-}
-
-
-def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]:
-    """Return the seams that a checkout lacks -> why, read from its source."""
-    task = layout.tasks[layout.scripts[script]]
-    defects = layout.defects(root, script)
-    sources = {
-        **SOURCES,
-        ValLoader: (task.loaders, "script"),
-        WarmUp: (task.loaders, "script"),
-        Normaliser: ("criteria",),
-    }
-    found = {seam: [line for source in where for line in defects.get(source, ())] for seam, where in sources.items()}
-    return {seam: "; ".join(why) for seam, why in found.items() if why}
+        yield
+    finally:
+        if before is owner:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import ModuleType
 
 from yolo_patches.upstreams.scripts.adapter import Scripts
@@ -24,12 +23,12 @@ LAYOUT = Layout(
 def install(session: Session, name: str, module: ModuleType) -> None:
     """Wrap the criterion of one module, and the function with which it takes means over matched targets."""
     from yolo_patches.upstreams.scripts import functions
-    from yolo_patches.upstreams.scripts.criterion_classes import wrap
     from yolo_patches.upstreams.yolov5 import losses
 
-    wrap(module, session.wrapping, losses.compute, partial(functions.started, session))
     if "bbox_iou" not in vars(module) or "build_targets" not in vars(getattr(module, "ComputeLoss", object)):
-        return  # `Layout.defects` says so
+        functions.criteria(session, module, compute=None)  # its means cannot be followed
+        return
+    functions.criteria(session, module, losses.compute)
     session.wrapping.wrap(module.ComputeLoss, "build_targets", losses.build_targets)
     session.wrapping.wrap(module, "bbox_iou", losses.bbox_iou)
 

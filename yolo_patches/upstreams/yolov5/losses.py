@@ -14,9 +14,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from yolo_patches.lifecycle import Run
 from yolo_patches.nn.shards import Plain
-from yolo_patches.upstreams.normaliser_calls import fire, listening, zero
+from yolo_patches.upstreams.normaliser_calls import Listener, fire, listening, zero
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -29,18 +28,17 @@ _layers: ContextVar[Optional[Layers]] = ContextVar("layers", default=None)
 class Layers:
     """The weights of one criterion call's means, and how far it has come: objectness is the last term of a layer."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
         self.ranks = 1
         self._weights: list[Tensor] = []
         self._layer = 0
 
-    def matched(self, counts: list[int], device: Any) -> None:
+    def matched(self, counts: list[int], predictions: Any) -> None:
         """Take this rank's matched targets of each layer."""
-        own = torch.tensor(counts, device=device, dtype=torch.float64)
-        seam = fire(self.run, own, *own)
+        seam = fire(self.listener, predictions, *counts)
         self.ranks = seam.ranks
-        self._weights = [n / mean if n else n for n, mean in zip(own, seam.values)]
+        self._weights = [n / mean if n else torch.zeros_like(mean) for n, mean in zip(counts, seam.values)]
 
     @property
     def weight(self) -> Tensor:
@@ -86,10 +84,10 @@ class _Overlap(Plain):
 
 def compute(wrapped: Wrapped, criterion: Any, args: Arguments, kwargs: Keywords) -> Any:
     """Compute the losses of a criterion whose means are over the whole batch."""
-    run = listening()
-    if run is None:
+    listener = listening()
+    if listener is None:
         return wrapped(*args, **kwargs)
-    layers, own = Layers(run), (criterion.BCEcls, criterion.BCEobj)
+    layers, own = Layers(listener), (criterion.BCEcls, criterion.BCEobj)
     token = _layers.set(layers)
     try:
         criterion.BCEcls, criterion.BCEobj = layers.following(criterion)
@@ -97,7 +95,7 @@ def compute(wrapped: Wrapped, criterion: Any, args: Arguments, kwargs: Keywords)
     finally:
         criterion.BCEcls, criterion.BCEobj = own
         _layers.reset(token)
-    return (loss + zero(args[0]) if layers.ranks > 1 else loss), items
+    return (loss + zero(args[0] if args else kwargs["p"]) if layers.ranks > 1 else loss), items
 
 
 def build_targets(wrapped: Wrapped, criterion: Any, args: Arguments, kwargs: Keywords) -> Any:
@@ -105,7 +103,7 @@ def build_targets(wrapped: Wrapped, criterion: Any, args: Arguments, kwargs: Key
     result = wrapped(*args, **kwargs)
     layers = _layers.get()
     if layers is not None:
-        layers.matched([len(images) for images, *_ in result[2]], criterion.device)
+        layers.matched([len(images) for images, *_ in result[2]], args[0] if args else kwargs["p"])
     return result
 
 

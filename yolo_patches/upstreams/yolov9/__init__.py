@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import ModuleType
 
 from yolo_patches.upstreams.scripts.adapter import Scripts
@@ -47,20 +46,19 @@ LAYOUT = Layout(
 def install(session: Session, name: str, module: ModuleType) -> None:
     """Wrap the criteria, or the assigner, of one module."""
     from yolo_patches.upstreams.scripts import functions
-    from yolo_patches.upstreams.scripts.criterion_classes import wrap
     from yolo_patches.upstreams.yolov9 import losses
 
-    if name.endswith(".assigner"):
-        if "forward" in vars(getattr(module, "TaskAlignedAssigner", object)):
-            session.wrapping.wrap(module.TaskAlignedAssigner, "forward", losses.assign)
-    else:
-        wrap(module, session.wrapping, losses.compute, partial(functions.started, session))
+    if not name.endswith(".assigner"):
+        functions.criteria(session, module, losses.compute)
+    elif "forward" in vars(getattr(module, "TaskAlignedAssigner", object)):
+        session.wrapping.wrap(module.TaskAlignedAssigner, "forward", losses.assign)
 
 
 def floored(criterion: type) -> bool:
     """Return whether a criterion keeps its normaliser away from zero: it does so with the builtin `max`, or not."""
-    function = getattr(criterion.__call__, "__wrapped__", criterion.__call__)
-    return "max" in function.__code__.co_names
+    call = vars(criterion).get("__call__")
+    code = getattr(getattr(call, "__wrapped__", call), "__code__", None)
+    return code is None or "max" in code.co_names
 
 
 ADAPTER = Scripts(LAYOUT, install, floored)

@@ -13,9 +13,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from yolo_patches.lifecycle import Run
-from yolo_patches.nn.shards import Shard
-from yolo_patches.upstreams.normaliser_calls import fire, listening, zero
+from yolo_patches.nn.shards import Shard, Whole
+from yolo_patches.upstreams.normaliser_calls import Listener, familiar, fire, listening, zero
 
 Wrapped = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -25,62 +24,71 @@ Keywords = dict[str, Any]
 _branches: ContextVar[Optional[Branches]] = ContextVar("branches", default=None)
 
 
-class _Scores(Shard):
-    """Target scores of one branch, whose sum is that of the whole batch once somebody asks for it."""
-
-    branches: Branches
-
-    def sum(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the whole batch's sum; over given dimensions, this part's."""
-        if not args and not kwargs:
-            self.branches.settle()
-        return super().sum(*args, **kwargs)
-
-
 class Branches:
     """The target scores of one criterion call."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
         self.ranks = 1
-        self._open: list[_Scores] = []
+        self._open: list[_Branch] = []
 
-    def add(self, scores: Tensor) -> Tensor:
-        """Return the target scores of one branch, to be divided by the sum of the whole batch's."""
-        shard = scores.as_subclass(_Scores)
-        shard.truth = scores.sum()
-        shard.branches = self
-        self._open.append(shard)
-        return shard
+    def add(self, own: Tensor) -> _Branch:
+        """Take this rank's sum of one branch."""
+        branch = _Branch(self, own)
+        self._open.append(branch)
+        return branch
 
     def settle(self) -> None:
         """Fire the sums of all branches that have none yet as one seam."""
-        if not self._open:
+        settled, self._open = self._open, []
+        if not settled:
             return
-        seam = fire(self.run, self._open[0].truth, *(shard.truth for shard in self._open))
+        seam = fire(self.listener, settled[0].average, *(branch.average for branch in settled))
         self.ranks = seam.ranks
-        for shard, mean in zip(self._open, seam.values):
-            shard.average = mean if mean or not seam.instead else torch.full_like(mean, seam.instead / seam.ranks)
-            shard.ranks = seam.ranks
-        self._open = []
+        for branch, mean in zip(settled, seam.values):
+            branch.ranks = seam.ranks
+            branch.average = mean if mean or not seam.instead else torch.full_like(mean, seam.instead / seam.ranks)
+
+
+class _Branch(Whole):
+    """What the whole batch has of one branch's target scores: this rank's own until somebody asks for it."""
+
+    def __init__(self, branches: Branches, own: Tensor) -> None:
+        super().__init__(own, ranks=1, together=False)
+        self._branches = branches
+
+    def known(self) -> Whole:
+        """Let all branches that have been assigned come by one collective."""
+        self._branches.settle()
+        return self
 
 
 def assign(wrapped: Wrapped, assigner: Any, args: Arguments, kwargs: Keywords) -> Any:
-    """Return target scores whose sum is that of the whole batch."""
-    labels, boxes, scores, *rest = wrapped(*args, **kwargs)
-    branches = _branches.get()
-    return (labels, boxes, scores if branches is None else branches.add(scores), *rest)
+    """Return target scores whose sum is that of the whole batch.
+
+    A result of another form is left alone, and counts as nothing in a collective that other ranks may make.
+    """
+    result, branches = wrapped(*args, **kwargs), _branches.get()
+    if branches is None:
+        return result
+    predicted = args[0] if args else kwargs.get("pd_scores")
+    if not familiar(result, predicted):
+        branches.add(torch.zeros((), device=getattr(predicted, "device", None)))
+        return result
+    labels, boxes, scores, *rest = result
+    return (labels, boxes, Shard.of(scores, branches.add(scores.sum())), *rest)
 
 
 def compute(wrapped: Wrapped, criterion: Any, args: Arguments, kwargs: Keywords) -> Any:
     """Compute the losses of a criterion whose branches come from `assign`."""
-    run = listening()
-    if run is None:
+    listener = listening()
+    if listener is None:
         return wrapped(*args, **kwargs)
-    branches = Branches(run)
+    branches = Branches(listener)
     token = _branches.set(branches)
     try:
         loss, items = wrapped(*args, **kwargs)
+        branches.settle()  # of a criterion that has not asked: other ranks may have
     finally:
         _branches.reset(token)
     return (loss + zero(args[0] if args else kwargs["p"]) if branches.ranks > 1 else loss), items

@@ -1,0 +1,134 @@
+"""What a script's arguments and hyperparameters say about a training, before anything is built."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolo_patches import facts as known
+from yolo_patches.facts import Facts, Given
+from yolo_patches.seams import Arguments
+from yolo_patches.upstreams import stack
+from yolo_patches.upstreams.scripts import command_line, source
+from yolo_patches.upstreams.scripts.layout import Layout
+from yolo_patches.upstreams.scripts.session import Session
+
+#: Attributes of a script's arguments that are no settings of a training.
+NO_SETTINGS = frozenset({"hyp", "save_dir", "resume", "local_rank"})
+
+
+def world_size() -> int:
+    """Return the number of ranks, as the scripts take it from their launcher."""
+    return int(os.getenv("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Return this process's rank, -1 without a launcher."""
+    return int(os.getenv("RANK", "-1"))
+
+
+def version(layout: Layout, root: Path) -> str:
+    """Return an installed package's version; a checkout has none."""
+    try:
+        text = (root / "__init__.py").read_text(encoding="utf-8")
+    except OSError:
+        return "checkout"
+    found = re.search(r"""^__version__ = ["'](.+?)["']""", text, re.MULTILINE)
+    return found.group(1) if found else "unknown"
+
+
+def hyperparameters(hyp: Any) -> Mapping[str, Any]:
+    """Return hyperparameters, given as such or as a file; none where there are none, which is upstream's to say."""
+    if isinstance(hyp, (str, Path)):
+        import yaml
+
+        try:
+            hyp = yaml.safe_load(Path(hyp).read_text(encoding="utf-8", errors="ignore"))
+        except (OSError, yaml.YAMLError):
+            return {}
+    return hyp if isinstance(hyp, Mapping) else {}
+
+
+def given(session: Session, hyp: Mapping[str, Any], opt: Any) -> Given:
+    """Return what the user gave: what was typed, and the hyperparameters that are not those of upstream's own file."""
+    script = session.root / session.script
+    attributes = vars(opt)
+    names = command_line.typed(source.options(script), attributes)
+    values = {name: attributes[name] for name in names if name in attributes}
+    origins = dict.fromkeys(values, "command line")
+    published, origin = _published(session, script), "checkpoint" if getattr(opt, "resume", False) else "file"
+    for name, value in hyp.items():
+        if name not in published or published[name] != value:
+            values.setdefault(name, value)
+            origins.setdefault(name, origin)
+    return Given(values, origins)
+
+
+def _published(session: Session, script: Path) -> Mapping[str, Any]:
+    """Return upstream's own hyperparameters: the script's default, or where the checkout lacks it, what it has."""
+    default = source.default_file(script, "hyp")
+    files = [session.root / default] if default else []
+    files += sorted((session.root / "data" / "hyps").glob("hyp.scratch*.yaml"))
+    return next((hyperparameters(file) for file in files if file.is_file()), {})
+
+
+def seam(facts: Facts, hyp: Mapping[str, Any], opt: Any) -> Arguments:
+    """Return the seam at which patches may set arguments, or hyperparameters, that the user has not given."""
+    settings = {**{name: value for name, value in vars(opt).items() if name not in NO_SETTINGS}, **hyp}
+    return Arguments(facts, {name: value for name, value in settings.items() if name not in facts.given})
+
+
+def facts(
+    session: Session,
+    hyp: Mapping[str, Any],
+    opt: Any,
+    device: str,
+    floored: bool,
+    resumed: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Facts:
+    """Return the facts of a training.
+
+    Args:
+        session: The script's.
+        hyp: Hyperparameters.
+        opt: The script's parsed arguments.
+        device: Type of the device that it trains on, empty where that is not known.
+        floored: Whether its criterion keeps its normaliser away from zero.
+        resumed: Entries of a resumed training's patches.json.
+    """
+    layout = session.layout
+    task = layout.scripts[session.script]
+    usual = known.Optimization()
+    return Facts(
+        upstream=layout.name,
+        version=version(layout, session.root),
+        task=task,
+        batch=known.Batch(size=opt.batch_size),  # 64 images up to which it accumulates, and twice the validation batch
+        optimization=known.Optimization(
+            optimizer=str(getattr(opt, "optimizer", usual.optimizer)),
+            lr0=_number(hyp.get("lr0"), usual.lr0),
+            weight_decay=_number(hyp.get("weight_decay"), usual.weight_decay),
+            epochs=int(_number(getattr(opt, "epochs", None), usual.epochs)),
+            warmup_epochs=_number(hyp.get("warmup_epochs"), usual.warmup_epochs),
+        ),
+        devices=known.Devices(world_size=world_size(), kind=device, own_ranks=True),
+        loss=known.Loss(normaliser=layout.tasks[task].normaliser, floored=floored),
+        model=known.Model(
+            name=Path(str(getattr(opt, "cfg", ""))).stem,
+            scratch=not str(getattr(opt, "weights", "")).endswith(".pt"),
+            own_sync_bn="--sync-bn" if getattr(opt, "sync_bn", False) else "",
+        ),
+        given=given(session, hyp, opt),
+        resumed=resumed or {},
+        gaps=stack.gaps(),
+    )
+
+
+def _number(value: Any, otherwise: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return otherwise

@@ -1,0 +1,67 @@
+"""What the source files of a checkout say. Nothing is imported for that, and comments do not count.
+
+Several scripts have their callbacks commented out, line by line.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _parsed(file: Path) -> ast.Module | None:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+@cache
+def functions(file: Path) -> Mapping[str, tuple[str, ...]]:
+    """Return the functions and methods that a file defines -> their parameters; empty where it cannot be read."""
+    tree, found = _parsed(file), {}
+    for node in tree.body if tree else ():
+        members = [(f"{node.name}.", child) for child in node.body] if isinstance(node, ast.ClassDef) else [("", node)]
+        for prefix, child in members:
+            if isinstance(child, ast.FunctionDef):
+                found[prefix + child.name] = tuple(argument.arg for argument in child.args.args)
+    return found
+
+
+@cache
+def code(file: Path) -> str:
+    """Return a file's code without its comments, quoted and spaced in one way; empty where it cannot be read."""
+    tree = _parsed(file)
+    return "" if tree is None else ast.unparse(tree)
+
+
+@cache
+def options(file: Path) -> Mapping[str, str]:
+    """Return every long option of a script's argument parser, as an attribute would be spelled -> its attribute."""
+    found = {}
+    for names, keywords in _declared(file):
+        attribute = ast.literal_eval(keywords["dest"]) if "dest" in keywords else names[0]
+        found.update(dict.fromkeys(names, str(attribute)))
+    return found
+
+
+def default_file(file: Path, option: str) -> str | None:
+    """Return the path, from the checkout's root, that an option of a script has as its default."""
+    for names, keywords in _declared(file):
+        if option in names and "default" in keywords:
+            texts = [node.value for node in ast.walk(keywords["default"]) if isinstance(node, ast.Constant)]
+            return str(texts[-1]) if texts else None
+    return None
+
+
+def _declared(file: Path) -> Iterator[tuple[list[str], Mapping[str, ast.expr]]]:
+    tree = _parsed(file)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+            words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            names = [str(word)[2:].replace("-", "_") for word in words if str(word).startswith("--")]
+            if names:
+                yield names, {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
