@@ -261,6 +261,8 @@ class Lifecycle:
         """Write patches.json into the run directory; a report that cannot be written is a warning."""
         try:
             report.write(self.plan, directory)
+        except OSError as error:  # its own words name the temporary file, another one each time
+            self.tell(f"no {report.FILE_NAME}: {type(error).__name__}: [Errno {error.errno}] {error.strerror}")
         except Exception as error:
             self.tell(f"no {report.FILE_NAME}: {_words(error)}")
 

@@ -136,10 +136,10 @@ class EpochLosses(Seam):
 
 @dataclass(frozen=True)
 class LossProof:
-    """What a probe of the live loss has measured on two synthetic images, one crowded and one sparse.
+    """What a probe of the live loss has measured on three synthetic images, one crowded and two sparse.
 
     Attributes:
-        error: Relative difference between the loss of both images and that of two ranks with one image each whose
+        error: Relative difference between the loss of all images and that of three ranks with one image each whose
             normalisers are shared; None where it could not be measured.
         growth: How the loss grows when every image is there twice: 2 where it is multiplied by the batch, 1 where it is
             a mean; None where it could not be measured.

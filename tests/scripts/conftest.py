@@ -162,7 +162,8 @@ def run(name, root, script, words, patches=None, **more):
         script: From the root.
         words: Its arguments.
         patches: A specification; None where it is among the words.
-        more: `steps`, after which it is stopped; `edits` of files, and code `before` it.
+        more: `steps`, after which it is stopped; `edits` of files, and code `before` it; whether its modules are to be
+            imported anew (`fresh`).
     """
     return {
         "name": name,

@@ -41,7 +41,7 @@ class Stopped(BaseException):
 
 def built(self, dataset, *args, **kwargs):
     build(self, dataset, *args, **kwargs)
-    seen["loaders"].append([bool(dataset.augment), len(dataset), self.batch_size])
+    seen["loaders"].append([bool(getattr(dataset, "augment", False)), len(dataset), self.batch_size])
 
 
 def clipped(parameters, max_norm):
@@ -144,7 +144,7 @@ def execute(run):
 entered: list[str] = []
 for run in runs:
     print(f"=== {run['name']}", file=sys.stderr, flush=True)
-    if run["root"] not in entered[-1:]:
+    if run["root"] not in entered[-1:] or run.get("fresh"):
         enter(run["root"])
     try:
         run.update(execute(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -160,3 +161,15 @@ print(json.dumps([seen, sorted(_bootstrap.pending() & {"colorsys", "wave", "chun
 
 def test_other_adapters_name_their_packages_themselves(python):
     assert last_json(python("-c", THIRD_PARTY)) == [["colorsys"], ["chunky", "wave"]]
+
+
+def test_from_an_archive(wheel, python):
+    """`python -m zipfile`, pex, and whatever else leaves the files in an archive: data and commands come out of it."""
+    code = "import yolo_patches.cli, sys; sys.exit(yolo_patches.cli.main())"
+    words = ("doctor", "model=yolov10x.yaml", "optimizer=SGD", "batch=320", "device=cpu", "--json")
+    done = python(
+        "-c", f"import yolo_patches; assert '.whl' in yolo_patches.__file__; {code}", *words, PYTHONPATH=str(wheel)
+    )
+    plan = json.loads(done.stdout)
+    (found,) = [item for item in plan["patches"] if item["name"] == "linear-lr"]
+    assert found["reason"] == "x2 = effective batch 320 / base 160"  # from the recipes

@@ -27,17 +27,15 @@ HASHED = {}
 
 def doctor(release, folder, edits):
     """Copy a release and change its source; every edit must change something."""
-    shutil.copytree(
-        Path(release, "ultralytics"), folder / "ultralytics", ignore=shutil.ignore_patterns("*.pyc", "assets")
-    )
     shutil.copytree(Path(release, "ultralytics"), folder / "ultralytics")  # with what was compiled: times are kept
     for pattern, old, new in edits:
         changed = 0
         for file in (folder / "ultralytics").glob(pattern):
             text = file.read_text(encoding="utf-8")
             edited = re.sub(old, new, text)
-            changed += edited != text
-            file.write_text(edited, encoding="utf-8")
+            if edited != text:
+                changed += 1
+                file.write_text(edited, encoding="utf-8")
         assert changed, (pattern, old)
 
 
@@ -122,6 +120,8 @@ def main(release, data, folder, jobs):
         if pid == 0:
             try:
                 child(release, data, home, job, home / "out.json")
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)

@@ -19,7 +19,7 @@ def renamed(name, new=None):
     return [[f"**/*.{kind}", rf"\b{name}\b", new or f"{name}_renamed"] for kind in ("py",)]
 
 
-#: Name -> the patches that cannot act where upstream has renamed it. All others go on.
+#: Name -> the patches that cannot act, or cannot be sure, where upstream has renamed it. All others go on.
 RENAMED = {
     "check_dict_alignment": [],
     "cfg2dict": [],
@@ -47,6 +47,7 @@ RENAMED = {
 OLD = ("BaseTrainer", "run_callbacks", "optimizer_step", "preprocess_batch", "cfg2dict", "tloss")
 #: Where `patches=none` is trained with, too: what is wrapped before anybody has chosen.
 NONE = ("check_dict_alignment", "cfg2dict", "entrypoint", "BaseTrainer", "run_callbacks", "nbs", "TaskAlignedAssigner")
+TRAINER = "engine/trainer.py"
 SPEC = "all,linear-lr:base_batch=4"
 
 
@@ -82,7 +83,7 @@ def test_each_name_renamed_in_turn(version, doctored):
     names = list(RENAMED) if version == NEWEST else OLD
     jobs = {}
     for name in names:
-        edits = renamed(name)
+        edits = renamed(name) if name != "accumulate" else [[TRAINER, r"self\.accumulate\b", "self.accumulate_renamed"]]
         if name == "nbs":
             edits = [*edits, ["cfg/default.yaml", r"\bnbs\b", "nbs_renamed"]]
         specs = ["none", SPEC] if name in NONE and version == NEWEST else [SPEC]
@@ -104,20 +105,20 @@ def test_each_name_renamed_in_turn(version, doctored):
 
 
 def check(name, seen, log, cannot):
-    """The plan says `verified` of exactly what was seen outside."""
+    """The plan says `verified` of nothing that was not seen outside."""
     plan = seen["plan"]
     acts = {"val-batch": seen["val"] == 8, "linear-lr": [lr for lr, *_ in seen["steps"]] == pytest.approx([0.02, 0.02])}
     for patch, acted in acts.items():
-        assert acted is (patch not in cannot), (name, patch, seen, log[-3000:])
         if plan is None:  # nothing could be patched, and that is said
+            assert patch in cannot and not acted, (name, patch)
             assert "has no effect, this Ultralytics is not supported" in log, name
             continue
         decided = entry(plan, patch)
         claims = decided["status"] == "active" and decided["verified"] is True
-        assert claims is acted, (name, decided)
+        assert acted or not claims, (name, decided, log[-3000:])
+        assert claims is (patch not in cannot), (name, decided, log[-3000:])
 
 
-TRAINER = "engine/trainer.py"
 #: Upstream's step in the loop itself, without the method.
 INLINED = (
     "torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1e9); self.scaler.step(self.optimizer); "

@@ -122,15 +122,17 @@ class Neighbours:
             ConnectionError: A rank has ended, or has sent something else than a message of this length.
             TimeoutError: A rank has been silent for as long as the process group waits.
         """
-        length = message.numel() * message.element_size()
-        frames = {rank: bytearray(_HEADER + length) for rank in self._sockets}
-        missing = {rank: memoryview(frame) for rank, frame in frames.items()}
+        size = _HEADER + message.numel() * message.element_size()
+        frames = bytearray(size * (len(self._sockets) + 1))
+        view = memoryview(frames)
+        missing = {rank: view[size * rank : size * (rank + 1)] for rank in self._sockets}
+        view[size * self._rank + _HEADER : size * (self._rank + 1)] = _bytes(message)
         start = time.monotonic()
         try:
             if not self._under_way:
                 raise ConnectionError("an exchange with the other ranks has been broken off")
             while missing or self._unsent:
-                progress = self._pull(missing, frames)
+                progress = self._pull(missing, frames, size)
                 if self._unsent:
                     progress = self._push() or progress
                 if progress:
@@ -145,11 +147,8 @@ class Neighbours:
             self.close()
             raise
         self._under_way = False
-        rows = message.new_empty((len(frames) + 1, message.numel()))
-        for rank, frame in frames.items():
-            rows[rank] = torch.frombuffer(frame, dtype=message.dtype, offset=_HEADER)
-        rows[self._rank] = message
-        return rows
+        rows = torch.frombuffer(frames, dtype=message.dtype).view(len(self._sockets) + 1, -1)
+        return rows[:, _HEADER // message.element_size() :]
 
     def close(self) -> None:
         """Close all connections, at the end and after every error: they may hold half a message."""
@@ -174,31 +173,30 @@ class Neighbours:
                 self._unsent[rank] = rest[size:]
         return progress
 
-    def _pull(self, missing: dict[int, memoryview], frames: dict[int, bytearray]) -> bool:
-        """Receive what has arrived into the rest of each frame; return whether that was anything."""
+    def _pull(self, missing: dict[int, memoryview], frames: bytearray, size: int) -> bool:
+        """Receive what has arrived into the missing rests of frames of this size; return whether that was anything."""
         progress = False
         for rank, rest in list(missing.items()):
             try:
-                size = self._sockets[rank].recv_into(rest)
+                received = self._sockets[rank].recv_into(rest)
             except BlockingIOError:
                 continue
             except OSError as error:
                 raise _ended(rank) from error
-            if not size:
+            if not received:
                 raise _ended(rank)
             progress = True
-            frame = frames[rank]
-            due = len(frame) - _HEADER
-            if len(rest) > due >= len(rest) - size:  # the header is complete
-                length = int.from_bytes(frame[:_HEADER], "little")
-                if length != due:
+            left, due = len(rest) - received, size - _HEADER
+            if len(rest) > due >= left:  # the header is complete
+                sent = int.from_bytes(frames[size * rank : size * rank + _HEADER], "little")
+                if sent != due:
                     raise ConnectionError(
-                        f"rank {rank} is elsewhere in its training step: it sends {length} bytes where {due} are due"
+                        f"rank {rank} is elsewhere in its training step: it sends {sent} bytes where {due} are due"
                     )
-            if size == len(rest):
-                del missing[rank]
+            if left:
+                missing[rank] = rest[received:]
             else:
-                missing[rank] = rest[size:]
+                del missing[rank]
         return progress
 
     def _ready(self, missing: dict[int, memoryview], seconds: float) -> bool:

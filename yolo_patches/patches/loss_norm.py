@@ -23,8 +23,8 @@ class LossNorm(Patch):
     then the N-rank gradient is the one-process gradient on the same images (with BatchNorm synchronised and equally
     many images a rank). Upstream's relative error on unevenly crowded shards is 18 to 70 per cent.
 
-    Before the first step the live loss is computed on two synthetic images, at once and as two ranks would: a release
-    that takes its normaliser in a way that we do not know trains as upstream has it.
+    Before the first step the live loss is computed on three synthetic images, at once and as three ranks would: a
+    release that takes its normaliser in a way that we do not know trains as upstream has it.
     """
 
     name: ClassVar[str] = "loss-norm"
@@ -65,7 +65,7 @@ class LossNorm(Patch):
         return {Normaliser: self._average, EpochLosses: self._log}
 
     def prove(self, live: Live) -> str:
-        """Compare the live loss of two images with that of two ranks which share their normalisers."""
+        """Compare the live loss of three images with that of three ranks which share their normalisers."""
         if self._ranks == 1:
             return ""
         proof = live.loss()

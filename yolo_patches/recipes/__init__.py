@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
-FILE = Path(__file__).with_name("recipes.yaml")
+FILE = "recipes.yaml"
 #: Model file stems -> family: Ultralytics names some families otherwise than their authors do.
 FAMILIES = {
     "yolov8": "yolov8",
@@ -45,7 +45,7 @@ def _table() -> dict[str, Any]:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the file is long: 20 times as fast where libyaml is there
-    table: dict[str, Any] = yaml.load(FILE.read_text(encoding="utf-8"), Loader=loader)
+    table: dict[str, Any] = yaml.load(files(__package__).joinpath(FILE).read_text(encoding="utf-8"), Loader=loader)
     return table
 
 

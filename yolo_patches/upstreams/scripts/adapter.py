@@ -180,6 +180,15 @@ class Scripts(Adapter):
 
             functions.stand_in(session, session.module, script=True)
 
+    def _into_modules(self, session: Session) -> None:
+        """Put stand-ins into the modules that have been imported before they were asked for."""
+        from yolo_patches.upstreams.scripts import functions
+
+        names = (prefix + module for module in self.layout.modules() for prefix in ("", f"{self.name}."))
+        for module in [sys.modules[name] for name in names if name in sys.modules]:
+            if self._session(module, session.wrapping) is session:
+                functions.stand_in(session, module)
+
     def _select_device(self, session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         """Wrap `train()`: this is what main() calls right before it, on every rank, when the script is complete."""
         files = {(session.root / script).resolve(): script for script in self.layout.scripts}
@@ -195,18 +204,16 @@ class Scripts(Adapter):
     def _wrap_train(self, session: Session, module: ModuleType, script: str) -> None:
         from yolo_patches.upstreams.scripts import functions, train_call
 
-        if module.train is session.train:
-            return
         before = session.wrapping.mark()
         try:
-            if session.module is not module:  # imported by a command that had imported the rest before
-                session.script, session.module = script, module
-                self._into_script(session)
-            session.wrapping.wrap(module, "train", train_call.wrapper(session, self._floored))
-            session.train = module.train
+            session.hear()
+            session.script, session.module = script, module  # it may be another than the one that imported the rest
+            self._into_script(session)
+            self._into_modules(session)
+            session.wrap_once(module, "train", train_call.wrapper(session, self._floored))
             validation = vars(module).get("validate")
-            if "run" in vars(validation or object):
-                session.wrapping.wrap(validation, "run", functools.partial(functions.validate, session))
+            if isinstance(validation, ModuleType) and "run" in vars(validation):
+                session.wrap_once(validation, "run", functools.partial(functions.validate, session))
         except Exception as error:  # all of it or nothing, and upstream goes on
             session.wrapping.back_to(before)
             session.tell(f"yolo-patches: {script} trains as upstream has it: {type(error).__name__}: {error}")

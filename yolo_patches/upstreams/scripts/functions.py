@@ -55,7 +55,7 @@ def stand_in(session: Session, module: ModuleType, script: bool = False) -> None
         session.wrapping.replace(module, "np", stack.numpy_overlay(numpy))
         session.filled.add(stack.NAMES)
     if stack.FONTS in gaps and "check_pil_font" in vars(module) and session.asks(stack.FONTS):
-        session.wrapping.wrap(module, "check_pil_font", _check_pil_font)
+        session.wrap_once(module, "check_pil_font", _check_pil_font)
         session.filled.add(stack.FONTS)
 
 

@@ -17,7 +17,7 @@ from yolo_patches.seams import StackGap
 from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams.scripts import command_line
 from yolo_patches.upstreams.scripts.layout import Layout
-from yolo_patches.wrapping import Wrapping
+from yolo_patches.wrapping import Wrapper, Wrapping
 
 if TYPE_CHECKING:
     from yolo_patches.upstreams.scripts.training import Training
@@ -48,10 +48,20 @@ class Session:
         self.filled: set[str] = set()
         self.own: Path | None = None  # the weights folder of the run under way
         self.named: list[Any] = []  # files that the user named, beside those on the command line
-        self.train: Any = None  # the script's function of this name, wrapped
+        self._once: dict[tuple[ModuleType, str], Any] = {}
         self.training: Training | None = None  # the one that is under way
         self.script, self.module = self._running()
         self.selection = self._selection()
+
+    def wrap_once(self, module: ModuleType, name: str, wrapper: Wrapper) -> None:
+        """Wrap a function of a module, unless that has been done: several trainings may share it."""
+        if self._once.get((module, name), self) is not vars(module)[name]:
+            self.wrapping.wrap(module, name, wrapper)
+            self._once[module, name] = vars(module)[name]
+
+    def hear(self) -> None:
+        """Take up what was asked for since the checkout was imported."""
+        self.selection = activation.selection() or self.selection
 
     def tell(self, line: str) -> None:
         """Log one line of warning as the script does, or on stderr where it has no logger yet."""

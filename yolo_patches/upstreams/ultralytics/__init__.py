@@ -29,6 +29,7 @@ HOOKS: Mapping[str, tuple[str, str]] = {
     "ultralytics.utils.tal": ("loss_wrappers", "install"),
     "ultralytics.utils.loss": ("loss_wrappers", "install"),
     "ultralytics.models.utils.loss": ("loss_wrappers", "install"),
+    "ultralytics.nn.distill_model": ("loss_wrappers", "install"),
     "ultralytics.nn.tasks": ("stack_gaps", "install"),
     "ultralytics.utils.torch_utils": ("stack_gaps", "install"),
     "ultralytics.utils.metrics": ("stack_gaps", "install"),
