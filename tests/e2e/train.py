@@ -18,11 +18,12 @@ def digest(module):
 
 
 def train(arguments):
-    from ultralytics import YOLO
+    from ultralytics import RTDETR, YOLO
     from ultralytics.utils import __file__ as where
 
     stop = arguments.pop("stop_after", None)
-    model = YOLO(arguments.pop("model"))
+    name = arguments.pop("model")
+    model = (RTDETR if str(name).startswith("rtdetr") else YOLO)(name)
     seen = {"where": where, "val": [], "batches": [], "keys": []}
 
     def on_val_start(validator):

@@ -41,7 +41,7 @@ class Scale:
 
     Attributes:
         effective: Images per optimizer step once the run is warm, E.
-        base: The base batch, b0. One that is larger than the whole run is the whole run.
+        base: The base batch, b0. Of both, one that is larger than the whole run is the whole run.
         lr: Factor of every group's learning rate.
         gradient: Factor of the gradient, before it is clipped.
         decay: Factor of upstream's weight decay, which upstream multiplies by E / nbs.
@@ -162,8 +162,9 @@ class LinearLr(Patch):
 
     def _scaling(self, batch: int, accumulate: int, micro_steps: int = 0) -> Scale:
         effective, base = batch * accumulate, self._base()
-        if micro_steps:
-            base = min(base, batch * micro_steps)
+        if micro_steps:  # neither batch can be larger than the whole run
+            effective, base = (min(images, batch * micro_steps) for images in (effective, base))
+            accumulate = effective // batch
         ratio = effective / base
         capped = min(ratio, self.values["max_scale"])
         # A mean over images grows with ranks and micro-steps alone; at the base batch there would be fewer micro-steps.
