@@ -160,7 +160,7 @@ def test_nodes_need_not_share_a_file_system(python, tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
         "import os, types\nfrom pathlib import Path\nfrom torch import distributed\n"
-        "from yolo_patches.seams import Launcher\nfrom yolo_patches.upstreams.ultralytics.launch import _Launch\n"
+        "from yolo_patches.facts import Launcher\nfrom yolo_patches.upstreams.ultralytics.launch import _Launch\n"
         "rank = int(os.environ['RANK'])\n"
         "distributed.init_process_group('gloo')\n"
         "best = Path(f'node{rank}', 'best.pt')\n"

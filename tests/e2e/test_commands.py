@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import NEWEST, OLDEST, entry
 
-TRAIN = ("model=yolov8n.yaml", "epochs=1", "imgsz=64", "batch=4", "device=cpu", "plots=False", "name=run")
+TRAIN = ("model=yolov8n.yaml", "epochs=1", "imgsz=64", "batch=4", "device=cpu", "plots=False", "workers=0", "name=run")
 
 
 def plan(folder):

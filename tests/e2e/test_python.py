@@ -13,7 +13,8 @@ def train(**more):
     from ultralytics import YOLO
     model, seen = YOLO("yolov8n.yaml"), []
     model.add_callback("on_val_start", lambda validator: seen.append(validator.dataloader.batch_size))
-    common = dict(data=data, project=project, epochs=1, imgsz=64, batch=4, device="cpu", plots=False, verbose=False)
+    common = dict(data=data, project=project, epochs=1, imgsz=64, batch=4, device="cpu", plots=False, verbose=False,
+        workers=0)
     model.train(**common, **more)
     return seen[0]
 def wrapped():

@@ -49,7 +49,8 @@ def train(arguments):
     for callback in (on_val_start, on_train_start, on_train_end, on_train_epoch_start):
         model.add_callback(callback.__name__, callback)
     try:
-        model.train(device="cpu", imgsz=64, plots=False, verbose=False, **arguments)
+        # Without loader processes: two cores have enough to do, and the pixels are the same.
+        model.train(**{"device": "cpu", "imgsz": 64, "plots": False, "verbose": False, "workers": 0, **arguments})
     except KeyboardInterrupt:
         if stop is None:
             raise
