@@ -42,7 +42,9 @@ def environment(tmp_path_factory):
     import matplotlib
 
     shutil.copy(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), folder / "Arial.ttf")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("YOLO_PATCHES", "PYTEST_"))}
+    # Children may keep what they compile: each of them would spend four seconds on torch and pandas anew.
+    dropped = ("YOLO_PATCHES", "PYTEST_", "PYTHONDONTWRITEBYTECODE")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
     folders = {"YOLO_CONFIG_DIR": str(folder), "YOLOV5_CONFIG_DIR": str(folder)}
     return {**kept, **folders, "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
 

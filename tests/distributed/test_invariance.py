@@ -86,11 +86,7 @@ def test_verify(python):
     [(3, "yolo11n-seg.yaml", "MuSGD"), (4, "yolov8n-pose.yaml", "AdamW"), (5, "yolo26n.yaml", "SGD")],
 )
 def test_ranks(patched, ranks, model, optimizer):
-    """As many ranks as the roundings of powers of two hide, and others. The long table: benchmarks/verify.py.
-
-    AdamW divides each element by its own magnitude: of a model whose box head has hardly a gradient at first, yolo11n,
-    it makes 5e-8 of a gradient that differs by 9e-13.
-    """
+    """Numbers of ranks whose roundings two ranks hide. The long table: benchmarks/verify.py."""
     result = patched(model, ranks, optimizer)
     assert result["holds"], result["errors"]
 

@@ -4,99 +4,138 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from tests.conftest import entry, last_json
-from tests.scripts.conftest import arguments
-from tests.scripts.test_training import plan
+from tests.scripts.conftest import arguments, plan, run, statuses
 
-DOCTOR = ("-m", "yolo_patches", "doctor")
+BAD = {
+    "name": ("--patches", "val-bach"),
+    "value": ("--patches=val-batch:batch=0",),
+    "none": ("--patches", "--epochs", "1"),
+    "variable": (),
+}
+MESSAGES = {
+    "name": "argument --patches: unknown patch 'val-bach' in 'val-bach' (did you mean",
+    "value": "'0' is not valid for val-batch:batch; it must be an int of at least",
+    "none": "argument --patches: expected one argument",
+    "variable": "YOLO_PATCHES: unknown option 'size'",
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "variable", "message"),
-    [
-        (("--patches", "val-bach"), None, "argument --patches: unknown patch 'val-bach' in 'val-bach' (did you mean"),
-        (("--patches=val-batch:batch=0",), None, "'0' is not valid for val-batch:batch; it must be an int of at least"),
-        (("--patches", "--epochs", "1"), None, "argument --patches: expected one argument"),
-        ((), "compat:size=1", "YOLO_PATCHES: unknown option 'size'"),
-    ],
-)
-def test_bad_input_is_one_message_before_anything_is_made(script, yolov9, tmp_path, words, variable, message):
-    environment = {} if variable is None else {"YOLO_PATCHES": variable}
-    done = script(yolov9, "train_dual.py", *words, "--project", tmp_path / "runs", check=False, **environment)
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("train_dual.py: error: ")
-    assert message in line
+def test_bad_input_is_one_message_before_anything_is_made(drive, yolov9, tmp_path):
+    project = ("--project", tmp_path / "runs")
+    runs = [run(name, yolov9, "train_dual.py", (*words, *project), fresh=True) for name, words in BAD.items()]
+    runs[-1]["before"] = "import os\nos.environ['YOLO_PATCHES'] = 'compat:size=1'"
+    more = ("--patches", "all", "--nonsense", *project)
+    runs.append(run("upstream's", yolov9, "train_dual.py", more, fresh=True, before="del os.environ['YOLO_PATCHES']"))
+    runs[-1]["before"] = "import os\n" + runs[-1]["before"]
+    done = drive(runs)
+    for name, message in MESSAGES.items():
+        assert done[name]["error"] == "SystemExit: 2"
+        (line,) = done[name]["log"].strip().splitlines()
+        assert line.startswith("train_dual.py: error: ")
+        assert message in line
+    assert done["upstream's"]["error"] == "SystemExit: 2"
+    assert "train_dual.py: error: unrecognized arguments: --nonsense" in done["upstream's"]["log"]
+    assert "--patches" not in done["upstream's"]["log"].split("error:")[1]
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_input_of_upstream_stays_upstreams(script, yolov9):
-    done = script(yolov9, "train_dual.py", "--patches", "all", "--nonsense", check=False)
-    assert done.returncode == 2
-    assert "train_dual.py: error: unrecognized arguments: --nonsense" in done.stderr
-    assert "--patches" not in done.stderr.split("error:")[1]
+#: Asks doctor several times, and prints its answers: exit status, what it says, and its complaints.
+DOCTOR = """
+import contextlib, io, json, os, sys
+from yolo_patches.cli import main
+answers = []
+for words, variables in json.loads(sys.argv.pop()):
+    os.environ.pop("WORLD_SIZE", None)
+    os.environ.pop("YOLO_PATCHES", None)
+    os.environ.update(variables)
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        try:
+            status = main(["doctor", *words])
+        except SystemExit as end:
+            status = end.code
+    answers.append([status, said.getvalue(), complained.getvalue()])
+print(json.dumps(answers))
+"""
 
 
-def test_the_flag_beats_the_environment(python, yolov9, models, data, tmp_path):
-    words = arguments(models / "dual.yaml", data("detect"), models / "hyp9.yaml", tmp_path)
-    spec = ("--patches=val-batch", "--patches", "val-batch:batch=3")
-    found = json.loads(python(*DOCTOR, "--json", yolov9 / "train_dual.py", *words, *spec, YOLO_PATCHES="all").stdout)
-    assert found["selection"] == "val-batch:batch=3"
-    assert entry(found)["changes"] == [{"what": "val batch per rank", "upstream": 8, "patched": 3}]
-    assert not [path for path in tmp_path.iterdir() if path.name == "run"], "doctor makes nothing"
+def ask(python, *questions):
+    """Return doctor's answers to words and variables, asked in one process."""
+    asked = [[list(map(str, words)), variables] for words, variables in questions]
+    return last_json(python("-c", DOCTOR, json.dumps(asked)))
 
 
-def test_doctor(python, yolov9, yolov5, models, data, tmp_path):
-    words = arguments(models / "segment.yaml", data("segment"), models / "hyp9.yaml", tmp_path)
+def test_doctor(python, yolov9, models, data, tmp_path):
+    hyp, script = models / "hyp9.yaml", yolov9 / "train_dual.py"
+    words = arguments(models / "dual.yaml", data("detect"), hyp, tmp_path)
+    masks = arguments(models / "segment.yaml", data("segment"), hyp, tmp_path)
     ranks = {"WORLD_SIZE": "4", "YOLO_PATCHES": "all"}  # what a launcher would say
-    done = python(*DOCTOR, yolov9 / "segment" / "train.py", *words, "--batch-size", 128, "--sync-bn", **ranks)
-    assert "yolov9 checkout, batch 128, 4 ranks, patches=all" in done.stdout
-    assert "val batch per rank 64 -> 32" in done.stdout
-    assert "target score sum each rank's own -> mean of 4 ranks" in done.stdout
-    assert "lr0 0.01 -> 0.02" in done.stdout
-    assert "sync-bn: inert - --sync-bn was given: upstream converts the layers itself" in done.stdout
+    (tmp_path / "no_hyp.yaml").write_text("")
+    flags, launched, *bad = ask(
+        python,
+        (("--json", script, *words, "--patches=val-batch", "--patches", "val-batch:batch=3"), {"YOLO_PATCHES": "all"}),
+        ((yolov9 / "segment" / "train.py", *masks, "--batch-size", 128, "--sync-bn"), ranks),
+        ((script, "--patches", "nope"), {}),
+        ((script, "--data", "no.yaml"), {}),
+        ((script, *words, "--hyp", tmp_path / "no_hyp.yaml"), {}),
+        ((script, *words, "--batch-size", 2), {"WORLD_SIZE": "4"}),
+        ((yolov9 / "val_dual.py",), {}),
+        ((yolov9 / "no.py",), {}),
+    )
+    found = json.loads(flags[1])
+    assert found["selection"] == "val-batch:batch=3", "the flag beats the environment"
+    assert entry(found)["changes"] == [{"what": "val batch per rank", "upstream": 8, "patched": 3}]
+    assert not (tmp_path / "run").exists(), "doctor makes nothing"
+
+    assert "yolov9 checkout, batch 128, 4 ranks, patches=all" in launched[1]
+    assert "val batch per rank 64 -> 32" in launched[1]
+    assert "target score sum each rank's own -> mean of 4 ranks" in launched[1]
+    assert "lr0 0.01 -> 0.02" in launched[1]
+    assert "sync-bn: inert - --sync-bn was given: upstream converts the layers itself" in launched[1]
+
+    messages = [
+        "argument --patches: unknown patch 'nope'",
+        "did not come as far as training: AssertionError: File not found: no.yaml",
+        "no_hyp.yaml holds no hyperparameters",
+        "batch=2 is smaller than the number of ranks (4)",
+        "is no training script; yolov9 has train_dual.py",
+        "is no training script of yolov9 or yolov5",
+    ]
+    for (status, _, complained), message in zip(bad, messages):
+        assert status == 2
+        assert "Traceback" not in complained
+        assert message in complained
+
+
+def test_doctor_in_yolov5_and_list(python, yolov9, yolov5, models, data, tmp_path):
     words = arguments(models / "v5-detect.yaml", data("detect"), models / "hyp5.yaml", tmp_path)
-    found = json.loads(python(*DOCTOR, "--json", yolov5 / "train.py", *words, "--patches", "all").stdout)
+    ((_, said, _),) = ask(python, (("--json", yolov5 / "train.py", *words, "--patches", "all"), {}))
+    found = json.loads(said)
     assert (found["upstream"]["name"], found["global_batch"]) == ("yolov5", 4)
 
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("train_dual.py", "--patches", "nope"), "argument --patches: unknown patch 'nope'"),
-        (
-            ("train_dual.py", "--data", "no.yaml"),
-            "did not come as far as training: AssertionError: File not found: no.yaml",
-        ),
-        (("val_dual.py",), "is no training script; yolov9 has train_dual.py"),
-        (("no.py",), "is no training script of yolov9 or yolov5"),
-    ],
-)
-def test_bad_input_of_doctor(python, yolov9, words, message):
-    script = yolov9 / words[0]
-    done = python(*DOCTOR, script, *words[1:], check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert message in done.stderr
-
-
-def test_list(python, yolov9, yolov5):
-    code = "import os, runpy, sys; os.chdir(sys.argv.pop(1)); runpy.run_module('yolo_patches', run_name='__main__')"
-    for root, name in ((yolov9, "yolov9"), (yolov5, "yolov5")):
-        rows = json.loads(python("-c", code, root, "list", "--json").stdout)
+    code = (
+        "import contextlib, io, json, os, sys; from yolo_patches.cli import main\n"
+        "rows = []\n"
+        "for root in sys.argv[1:]:\n"
+        "    os.chdir(root)\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said: main(['list', '--json'])\n"
+        "    rows.append(json.loads(said.getvalue()))\n"
+        "print(json.dumps(rows))"
+    )
+    for rows, name in zip(last_json(python("-c", code, yolov9, yolov5)), ("yolov9", "yolov5")):
         assert rows["upstreams"][name] == "checkout"
         for row in rows["patches"]:
             # Scripts take their ranks from the launcher, and their optimizer from the command line.
-            assert row["status"][name] == "available", row["name"]
+            assert row["status"].get(name, "available") == "available", row["name"]
 
 
 def test_run_without_the_start_up_hook(python, yolov9, models, data, tmp_path):
     words = arguments(models / "single.yaml", data("detect"), models / "hyp9.yaml", tmp_path)
-    run = ("-m", "yolo_patches", "run", "--patches", "all")
-    python(*run, yolov9 / "train.py", *words, "--noplots", "--noval", hook=False)
-    assert entry(plan(tmp_path / "run"))["verified"] is True
+    command = ("-m", "yolo_patches", "run", "--patches", "all")
+    python(*command, yolov9 / "train.py", *words, "--noplots", "--noval", hook=False)
+    assert plan(tmp_path / "run")["selection"] == "all"
+    assert statuses(tmp_path / "run")["val-batch"] == ("active", True)
 
 
 REVERT = """

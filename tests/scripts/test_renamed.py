@@ -159,6 +159,20 @@ def test_faults(drive, renamed, old_stack, yolov9, models, digits, tmp_path):
     raising = renamed(
         yolov9, "raising", [("utils/loss_tal.py", r"m = de_parallel\(model\).*", "raise RuntimeError('no')")]
     )
+    unknown = renamed(yolov9, "unknown", RENAMED["check_train_batch_size"][0])
+    doctored = renamed(
+        yolov9,
+        "doctored",
+        [
+            # No gradient is clipped, and validations read another loader than the one that was built for them.
+            ("train.py", r"torch\.nn\.utils\.clip_grad_norm_\(.*\)", r"(lambda: \g<0>)"),
+            (
+                "train.py",
+                r"dataloader=val_loader",
+                "dataloader=type(val_loader)(val_loader.dataset, 3, collate_fn=val_loader.collate_fn)",
+            ),
+        ],
+    )
     no_lr0 = tmp_path / "no_lr0.yaml"
     no_lr0.write_text((models / "hyp9.yaml").read_text().replace("lr0: 0.01", "lr: 0.01"))
 
@@ -210,6 +224,10 @@ def test_faults(drive, renamed, old_stack, yolov9, models, digits, tmp_path):
         ),
         case("criterion, none", "none", raising),
         case("criterion, all", "all", raising),
+        case("measured", "all", words=("--batch-size", -1)),
+        case("unknown, none", "none", unknown, words=("--batch-size", -1)),
+        case("unknown, all", "all", unknown, words=("--batch-size", -1)),
+        case("doctored, scaled", "val-batch,linear-lr:base_batch=32", doctored),
     ]
     done = drive(runs, **old_stack)
     assert all(seen["left"] == [] for seen in done.values())
@@ -235,3 +253,20 @@ def test_faults(drive, renamed, old_stack, yolov9, models, digits, tmp_path):
     assert done["said"]["rates"][-1][1] == 0.00025, "half the weight decay at twice the base batch"
     assert "does not say which patches the run was started with" in done["broken"]["log"]
     assert done["broken"]["log"].count("going on with the defaults") == 1
+
+    # AutoBatch: upstream takes 16 images on a CPU, and no data set here has more than eight.
+    assert plan(tmp_path / "measured")["global_batch"] == 16
+    assert done["measured"]["loaders"] == [[True, 8, 8], [False, 4, 4]]
+    assert statuses(tmp_path / "measured")["val-batch"] == ("active", True)
+    assert done["unknown, all"]["digest"] == done["unknown, none"]["digest"] == done["measured"]["digest"]
+    item = entry(plan(tmp_path / "unknown, all"))
+    assert item["status"] == "failed" and "the batch that upstream has measured is not known" in item["reason"]
+
+    # What has no effect does not say that it has.
+    found = statuses(tmp_path / "doctored, scaled")
+    assert found["val-batch"] == found["linear-lr"] == ("active", False)
+    assert (
+        "linear-lr did not take effect: the optimizer's steps do not come to the seam"
+        in done["doctored, scaled"]["log"]
+    )
+    assert "val-batch did not take effect" in done["doctored, scaled"]["log"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.conftest import entry
@@ -125,13 +123,8 @@ def test_package(python, name, package9, package5, models, data, tmp_path):
         assert statuses(tmp_path / "run")[patch] == ("active", True)
 
 
-def test_patches_set_arguments_that_the_user_has_not_given(drive, yolov9, models, data, tmp_path):
-    """In memory, before upstream saves them: its files say what was trained with, and the user's file is untouched."""
-    hyp = tmp_path / "hyp.yaml"
-    hyp.write_text((models / "hyp9.yaml").read_text().replace("lrf: 0.01", "lrf: 0.5"))
-    before = hyp.read_text()
-    words = arguments(models / "single.yaml", data("detect"), hyp, tmp_path)
-    code = """
+#: Sets arguments, and notes where the others come from.
+RECIPE = """
 from yolo_patches import registry
 from yolo_patches.patches.compat import Compat
 from yolo_patches.seams import Arguments
@@ -145,15 +138,55 @@ class Recipe(Compat):
                       (("lrf", 0.1), ("lr0", 0.002), ("epochs", 3), ("seed", 5), ("no_such", 1))]
 registry.patches()["compat"] = Recipe
 """
-    words += ("--noplots", "--pat=7")
-    (done,) = drive([run("train", yolov9, "train.py", words, "compat", before=code)]).values()
-    assert done["origins"] == {
+#: Stands around every act.
+RECORDER = """
+from yolo_patches import registry
+from yolo_patches.patches.compat import Compat
+from yolo_patches.seams import Loading, Save, Validation
+run["acts"] = []
+class Recorder(Compat):
+    def around(self):
+        return {act: self.note for act in (Loading, Save, Validation)}
+    def note(self, act, proceed):
+        final = ["final"] if getattr(act, "final", False) else []
+        run["acts"].append([type(act).__name__, act.epoch, *final])
+        return proceed()
+registry.patches()["compat"] = Recorder
+"""
+
+
+def test_arguments_and_acts(drive, yolov9, models, data, tmp_path):
+    """Patches set what was not given, in memory: upstream saves what was trained with, the user's file is untouched."""
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text((models / "hyp9.yaml").read_text().replace("lrf: 0.01", "lrf: 0.5"))
+    before = hyp.read_text()
+    words = (*arguments(models / "single.yaml", data("detect"), hyp, tmp_path), "--noplots", "--pat=7")
+    events = (*arguments(models / "single.yaml", data("detect"), hyp, tmp_path, "events", epochs=2), "--noplots")
+    masks = (*arguments(models / "segment.yaml", data("segment"), hyp, tmp_path, "masks", epochs=2), "--noplots")
+    runs = [
+        run("arguments", yolov9, "train.py", words, "compat", before=RECIPE),
+        run("events", yolov9, "train.py", (*events, "--noval"), "compat", before=RECORDER),
+        run("masks", yolov9, "segment/train.py", masks, "compat", before=RECORDER),
+    ]
+    done = drive(runs)
+    assert not [seen["error"] for seen in done.values() if "error" in seen]
+    assert done["arguments"]["origins"] == {
         "lrf": "file", "lr0": "default", "epochs": "command line", "patience": "command line", "imgsz": "command line",
         "seed": "default",
     }  # fmt: skip
-    assert done["set"] == [False, True, False, True, False]
+    assert done["arguments"]["set"] == [False, True, False, True, False]
     assert hyp.read_text() == before
     saved, options = ((tmp_path / "run" / name).read_text() for name in ("hyp.yaml", "opt.yaml"))
     assert "lr0: 0.002" in saved and "lrf: 0.5" in saved
     assert "lr0: 0.002" in options and "seed: 5" in options and "patience: 7" in options
-    assert json.loads(json.dumps(done["rates"]))[-1][0] <= 0.002
+    assert max(rate for rate, _ in done["arguments"]["rates"]) <= 0.002
+
+    # The last and the best, which with nothing found is the last again; they are validated at the end.
+    saves = [["Save", epoch] for epoch in (0, 1) for _ in ("last", "best")]
+    for name, validations in (("events", [1]), ("masks", [0, 1])):
+        acts = done[name]["acts"]
+        assert [act for act in acts if act[0] == "Loading"] == [["Loading", 0], ["Loading", 1]]
+        assert [act for act in acts if act[0] == "Save"] == saves
+        expected = [*(["Validation", epoch] for epoch in validations), ["Validation", 1, "final"]]
+        assert [act for act in acts if act[0] == "Validation"] == expected
+        assert acts[0] == ["Loading", 0]

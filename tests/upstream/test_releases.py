@@ -99,19 +99,28 @@ print(json.dumps([same, restored, missing, wrapped]))
     assert "ultralytics.utils.dist.generate_ddp_file" in wrapped
 
 
-def test_unknown_upstream_is_left_alone(python, tmp_path):
-    """A trainer whose constructor we do not know: one warning, nothing replaced, training as upstream has it."""
+def test_unknown_upstream_is_left_alone(python, digits, tmp_path):
+    """A trainer whose constructor we do not know: nothing is replaced, and a training that was to be patched says it."""
     code = """
-import json
+import json, sys
 import ultralytics.engine.trainer as module
 import yolo_patches
+from yolo_patches.activation import activation
 yolo_patches.revert()
-def init(self, configuration): self.configuration = configuration
+original = module.BaseTrainer.__init__
+def init(self, first, second=None, third=None): original(self, first, second, third)
 module.BaseTrainer.__init__ = init
 yolo_patches.apply("all")
-print(json.dumps(module.BaseTrainer.__init__ is init))
+from ultralytics import YOLO
+YOLO("yolov8n.yaml").train(data=sys.argv[1], project=sys.argv[2], epochs=1, imgsz=64, batch=8, device="cpu",
+    plots=False, workers=0, val=False)
+print()
+print(json.dumps([module.BaseTrainer.__init__ is init, activation.left_alone["ultralytics.engine.trainer"]]))
 """
-    done = python("-c", code)
-    assert last_json(done) is True
-    assert (done.stdout + done.stderr).count("is not supported, training goes on unpatched") == 1
-    assert "BaseTrainer.__init__ has no parameter cfg, overrides, _callbacks" in done.stdout + done.stderr
+    done = python("-c", code, digits(), tmp_path)
+    untouched, why = last_json(done)
+    assert untouched is True
+    assert "BaseTrainer.__init__ has no parameter cfg, overrides, _callbacks" in why
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "yolo-patches" in line]
+    assert len(said) == 1
+    assert "patches=all has no effect, this Ultralytics is not supported" in said[0]

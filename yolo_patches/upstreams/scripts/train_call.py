@@ -106,9 +106,9 @@ class _Start:
         if forecasting.get() and not self._hyp:
             raise PatchesError(f"{call.arguments['hyp']} holds no hyperparameters")
         layout, root, script = session.layout, session.root, session.script
-        self._events = script_seams.fires_step_event(layout, root, script) and callable(
-            getattr(call.arguments.get("callbacks"), "run", None)
-        )
+        callbacks = call.arguments.get("callbacks")
+        bindable = callable(getattr(callbacks, "run", None)) and hasattr(callbacks, "__dict__")
+        self._events = bindable and script_seams.fires_step_event(layout, root, script)
         missing = {**script_seams.missing(layout, root, script), **self._out_of_reach()}
         version = script_facts.version(layout, root)
         self.lifecycle = Lifecycle(layout.name, version, self.selection, missing, session.tell)

@@ -134,8 +134,9 @@ class Training:
     def clip(self) -> None:
         """Follow the gradients of one effective batch, right before they are clipped: the end of a step."""
         self._begin()
-        with common_step.common_step():  # every rank clips
-            self._try(lambda: self.lifecycle.fire(OptimizerStep(self.optimizer)), OptimizerStep)
+        if self.optimizer is not None:
+            with common_step.common_step():  # every rank clips
+                self._try(lambda: self.lifecycle.fire(OptimizerStep(self.optimizer)), OptimizerStep)
         common_step.close()
 
     def loader(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -17,6 +17,9 @@ IMGSZ = 64
 #: Tasks whose trainings can be compared. Classify has no normaliser to prove; the losses of semantic and depth are no
 #: sums that ranks could share (see NORMALISERS in facts.py), so that their gradients differ by more than any limit.
 TASKS = ("detect", "segment", "pose", "obb")
+#: Modules of trainers that are not those of plain models: RT-DETR's noise is drawn by each rank, and open-vocabulary
+#: models need a text encoder, which would be downloaded.
+OTHER = ("ultralytics.models.rtdetr.", "ultralytics.models.yolo.world.", "ultralytics.models.yolo.yoloe.")
 
 
 def one_line(error: BaseException) -> str:
@@ -50,8 +53,7 @@ def task_of(model: str) -> str:
         raise PatchesError(f"verify: {valid}, and YOLO({model!r}) ends in {one_line(error)}") from error
     if yolo.task not in TASKS:
         raise PatchesError(f"verify: {valid}, and {model} is of the task {yolo.task}")
-    if trainer.__module__ != f"ultralytics.models.yolo.{yolo.task}.train":
-        # RT-DETR draws its noise by rank; open-vocabulary models need a text encoder, which would be downloaded.
+    if any(base.__module__.startswith(OTHER) for base in trainer.__mro__):
         raise PatchesError(f"verify: {valid}, and {model} is trained by {trainer.__name__}")
     return str(yolo.task)
 
