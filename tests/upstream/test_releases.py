@@ -100,7 +100,7 @@ print(json.dumps([same, restored, missing, wrapped]))
 
 
 def test_unknown_upstream_is_left_alone(python, digits, tmp_path):
-    """A trainer whose constructor we do not know: nothing is replaced, and a training that was to be patched says it."""
+    """A trainer whose constructor we do not know: nothing is replaced, and a training to be patched says so."""
     code = """
 import json, sys
 import ultralytics.engine.trainer as module
