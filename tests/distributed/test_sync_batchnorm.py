@@ -584,7 +584,7 @@ def suffer(rank, name, route, folder):
         step()
     elif rank == 1:
         neighbours._call = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        if len(str(folder)) < 80:  # else a socket there has no name; what a killed rank leaves goes with pytest's folder
+        if len(str(folder)) < 80:  # a socket there has a name; what a killed rank leaves goes with pytest's folder
             tempfile.tempdir = str(folder)
     worker = os.fork() if name == "killed beside its worker" and rank == 1 else None
     if worker == 0:

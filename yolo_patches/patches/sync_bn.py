@@ -100,9 +100,9 @@ class SyncBn(Patch):
 
 
 def _unsupported(kind: str) -> str:
-    if kind in ("", "cpu", "cuda"):
-        return ""
-    return f"layers that synchronise exist for CUDA devices and the CPU, not for {kind}"
+    from yolo_patches.nn.sync_batchnorm import supported
+
+    return supported(kind) if kind else ""
 
 
 def _layers(model: Any) -> list[Any]:
