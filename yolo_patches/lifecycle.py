@@ -1,12 +1,12 @@
 """The lifecycle of one training: its patches, from what was asked for to the last thing that is let go of.
 
-    arguments   as the user gave them; patches may set what was not given       `arguments`
+    arguments   as the user gave them; patches may set what was not given       `fire`
     decide      every patch says what it will do, or refuses the run            `decide`
     build       model, loaders, optimizer come to their seams                   `fire`
     start       each patch proves its effect on the live objects                `start`
     first step  ranks agree on what they have dropped                           `first_step`
     steps       losses, steps, validations, saves                               `fire`, `around`
-    end         the effect is measured once more, the plan is written           `end`
+    end         the effect is measured once more, the plan is written           `check`
     close       on every exit: the end, an exception, Ctrl-C                     `close`
 
 Outside of `decide` there is one error boundary: what raises is dropped, told once and recorded as failed, and upstream
@@ -36,6 +36,7 @@ from yolo_patches.seams import Act, Arguments, Live, Seam, StackGap
 from yolo_patches.selection import Selection
 
 S = TypeVar("S", bound=Seam)
+T = TypeVar("T")
 
 #: Seams at which a rank may go on as upstream without the others: nothing that ranks share comes of them.
 ALONE: tuple[type[Seam], ...] = (StackGap,)
@@ -119,10 +120,6 @@ class Lifecycle:
         made.decide(facts)
         return made
 
-    def arguments(self, seam: Arguments) -> Arguments:
-        """Let the patches see the arguments as the user gave them, and set others."""
-        return self.fire(seam)
-
     def decide(self, facts: Facts) -> None:
         """Let every patch decide.
 
@@ -148,11 +145,27 @@ class Lifecycle:
 
     def lose(self, seam: type[Seam], error: Exception) -> None:
         """Drop the patches that need a seam which the adapter could not serve."""
-        if isinstance(error, RanksDisagreeError):
-            raise error
         for name, patch in list(self._patches.items()):
             if seam in patch.handlers() or seam in patch.around() or seam in patch.needs:
                 self._failed(name, seam, error)
+
+    def attempt(self, do: Callable[[], T], *seams: type[Seam]) -> T | None:
+        """Let an adapter do something of ours, around what upstream does in any case; return None where it fails.
+
+        Args:
+            do: What.
+            seams: Those that it serves: the patches that need them are dropped. Where it serves none, it is told.
+        """
+        try:
+            return do()
+        except RanksDisagreeError:
+            raise
+        except Exception as error:
+            for seam in seams:
+                self.lose(seam, error)
+            if not seams:
+                self.tell(f"something could not be recorded: {_words(error)}")
+            return None
 
     def listens(self, seam: type[Seam]) -> bool:
         """Return whether an active patch handles this seam; where none does, an adapter need not prepare it."""
@@ -252,10 +265,6 @@ class Lifecycle:
             except Exception as error:  # a measurement that fails shows nothing, and stops nothing
                 entry.verified = None
                 self.tell(f"{name} could not be verified: {_words(error)}")
-
-    def end(self, live: Live, global_batch: float) -> None:
-        """Measure once more, at the end of the training."""
-        self.check(live, global_batch)
 
     def write(self, directory: Path) -> None:
         """Write patches.json into the run directory; a report that cannot be written is a warning."""

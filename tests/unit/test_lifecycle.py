@@ -264,11 +264,11 @@ def test_an_inert_patch_is_not_called(dummies):
 
 def test_arguments_that_the_user_gave_win(dummies):
     lifecycle, _ = dummies(Phase.POLICY)
-    free = lifecycle.arguments(Arguments(known(), {"scale": 0.5}))
+    free = lifecycle.fire(Arguments(known(), {"scale": 0.5}))
     assert free.values == {"scale": 0.9}
-    given = lifecycle.arguments(Arguments(known(given={"scale": 0.5}), {}))
+    given = lifecycle.fire(Arguments(known(given={"scale": 0.5}), {}))
     assert given.values == {}  # also when equal to upstream's default
-    assert lifecycle.arguments(Arguments(known(), {})).values == {}  # an upstream that does not know it
+    assert lifecycle.fire(Arguments(known(), {})).values == {}  # an upstream that does not know it
 
 
 # The error boundary
@@ -276,7 +276,7 @@ def test_arguments_that_the_user_gave_win(dummies):
 
 def everything(lifecycle, upstream):
     """Go through a training as an adapter does, and return what upstream made of it."""
-    lifecycle.arguments(Arguments(known(), {"scale": 0.5}))
+    lifecycle.fire(Arguments(known(), {"scale": 0.5}))
     seen = [lifecycle.fire(ValLoader(8, 4)).batch]
     lifecycle.fire(ModelBuilt(None))
     lifecycle.start(Live(), 8)
@@ -284,7 +284,7 @@ def everything(lifecycle, upstream):
         for _ in range(2):
             lifecycle.first_step()
             seen.append(lifecycle.around(Step(None, 1), upstream))
-        lifecycle.end(Live(), 8)
+        lifecycle.check(Live(), 8)
     return seen
 
 

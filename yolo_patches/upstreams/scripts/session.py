@@ -8,11 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from yolo_patches import registry, report
+from yolo_patches import registry
 from yolo_patches.activation import activation
 from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import forecasting
 from yolo_patches.lifecycle import consult
+from yolo_patches.resumption import taken_up
 from yolo_patches.seams import StackGap
 from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams.scripts import command_line
@@ -120,26 +121,20 @@ class Session:
             if not self.script and not self._is_command():
                 return NONE  # it does not train: what it was given for training is no concern of it
             fail(error)
-        return chosen or self.unsaid(command_line.value("--resume"))
+        return chosen or self.taken_up(command_line.value("--resume"))[0]
 
-    def unsaid(self, checkpoint: str) -> Selection:
-        """Return the selection where nobody said any: a resumed run goes on as it started, a new one takes `default`.
+    def taken_up(
+        self, checkpoint: str, said: Selection | None = None
+    ) -> tuple[Selection, Mapping[str, Mapping[str, Any]]]:
+        """Return the selection, `default` for a new run where nobody said any, and a resumed run's plan, by patch.
 
         Args:
             checkpoint: What is resumed; empty for a new run, and where upstream will look for its latest.
+            said: The selection that somebody has asked for, or None.
         """
-        default = parse("default", registry.specs())
-        if not checkpoint:
-            return default
-        try:
-            entries = report.read(Path(checkpoint).parent.parent)
-            if entries is None:  # it was started without us
-                return NONE
-            text = report.recorded_selection(entries)
-            return parse(text, registry.specs(), f"{report.FILE_NAME} of the resumed run")
-        except PatchesError as error:
-            self.tell(f"yolo-patches: {error}; going on with the defaults")
-            return default
+        if checkpoint:
+            return taken_up(checkpoint, said, lambda line: self.tell(f"yolo-patches: {line}"))
+        return said or parse("default", registry.specs()), {}
 
     def _is_command(self) -> bool:
         """Return whether this process is `yolov5 train`, or `python -m yolov5.train`, of an installed package.

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from yolo_patches import report
 from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import RanksDisagreeError
 from yolo_patches.errors import PatchesError
@@ -97,10 +96,9 @@ class _Start:
         self.call = call
         self.values = call.arguments
         self.opt = call.arguments["opt"]
-        resume = getattr(self.opt, "resume", False)
-        self._resumed = Path(str(self.opt.weights)) if resume else None
-        self._said = selection is not None
-        self.selection = session.unsaid(str(self._resumed or "")) if selection is None else selection
+        self._resumes = bool(getattr(self.opt, "resume", False))
+        checkpoint = str(self.opt.weights) if self._resumes else ""
+        self.selection, self._entries = session.taken_up(checkpoint, selection)
         self._floored = floored
         self._hyp = script_facts.hyperparameters(call.arguments["hyp"])
         if forecasting.get() and not self._hyp:
@@ -131,8 +129,8 @@ class _Start:
         Raises:
             PatchesError: The run is refused.
         """
-        if self._resumed is None and self.lifecycle.takes(Arguments):
-            self._set(self.lifecycle.arguments(script_facts.seam(self._facts(), self._hyp, self.opt)).values)
+        if not self._resumes and self.lifecycle.takes(Arguments):
+            self._set(self.lifecycle.fire(script_facts.seam(self._facts(), self._hyp, self.opt)).values)
         self.lifecycle.decide(self._facts())
 
     def _set(self, values: Mapping[str, Any]) -> None:
@@ -152,7 +150,7 @@ class _Start:
             self.opt,
             device=self._device(),
             floored=not isinstance(criterion, type) or self._floored(criterion),
-            resumed=self._entries(),
+            resumed=self._entries,
         )
 
     def _device(self) -> str:
@@ -161,14 +159,6 @@ class _Start:
             return str(getattr(self.values.get("device"), "type", ""))
         named = str(getattr(self.opt, "device", "") or "").replace("cuda:", "")
         return named if named in ("", "cpu", "mps") else "cuda"
-
-    def _entries(self) -> Mapping[str, Mapping[str, Any]]:
-        try:
-            return (report.read(self._resumed.parent.parent) if self._resumed else None) or {}
-        except PatchesError as error:
-            if self._said:  # else it has been told, with what comes of it
-                self.session.tell(f"yolo-patches: {error}")
-            return {}
 
     def training(self) -> Training:
         """Return the training, which begins now."""

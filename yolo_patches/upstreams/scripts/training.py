@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import wrapt
 
-from yolo_patches.agreement import RanksDisagreeError
 from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
@@ -36,8 +35,6 @@ from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import FollowedLoader, Steps
 from yolo_patches.wrapping import Call
-
-T = TypeVar("T")
 
 #: Written into every script: its least number of warm-up iterations.
 LEAST_WARM_UP = 100
@@ -69,19 +66,6 @@ class Training:
         self._started = self._epoch_checked = self._probing = False
         self._restore: Callable[[], None] | None = None
 
-    def _try(self, do: Callable[[], T], *seams: type[Seam]) -> T | None:
-        """Do something of ours; where it fails, drop the patches that need these seams, and return None."""
-        try:
-            return do()
-        except Exception as error:
-            for seam in seams:
-                self.lifecycle.lose(seam, error)
-            if isinstance(error, RanksDisagreeError):
-                raise
-            if not seams:
-                self.lifecycle.tell(f"something could not be recorded: {type(error).__name__}: {error}")
-            return None
-
     @contextmanager
     def under_way(self, callbacks: Any) -> Iterator[None]:
         """Be the session's training, and listen to the script's events, until it ends in whatever way."""
@@ -111,7 +95,7 @@ class Training:
     def optimizer_built(self, optimizer: Any) -> Any:
         """Return the optimizer that the patches make of upstream's."""
         self.optimizer = optimizer
-        seam = self._try(lambda: self.lifecycle.fire(self._optimizer(optimizer)), OptimizerBuilt)
+        seam = self.lifecycle.attempt(lambda: self.lifecycle.fire(self._optimizer(optimizer)), OptimizerBuilt)
         if seam is not None:
             self.optimizer = seam.optimizer
         return self.optimizer
@@ -125,8 +109,8 @@ class Training:
 
     def optimizer_restored(self, result: Any) -> None:
         """Follow a resumed run: upstream has loaded the optimizer's state, and says with which epoch it goes on."""
-        self._try(lambda: self._resumes_at(result[1]))
-        self._try(lambda: self.lifecycle.fire(OptimizerRestored(self.optimizer)), OptimizerRestored)
+        self.lifecycle.attempt(lambda: self._resumes_at(result[1]))
+        self.lifecycle.attempt(lambda: self.lifecycle.fire(OptimizerRestored(self.optimizer)), OptimizerRestored)
 
     def _resumes_at(self, epoch: int) -> None:
         self.epoch = int(epoch) - 1
@@ -136,22 +120,22 @@ class Training:
         self._begin()
         if self.optimizer is not None:
             with common_step.common_step():  # every rank clips
-                self._try(lambda: self.lifecycle.fire(OptimizerStep(self.optimizer)), OptimizerStep)
+                self.lifecycle.attempt(lambda: self.lifecycle.fire(OptimizerStep(self.optimizer)), OptimizerStep)
         common_step.close()
 
     def loader(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Build a loader: for training, where its images are augmented, with the hyperparameters of the warm-up."""
-        call = self._try(lambda: _loader_call(wrapped, args, kwargs), ValLoader, *self._served_by_loader())
+        call = self.lifecycle.attempt(lambda: _loader_call(wrapped, args, kwargs), ValLoader, *self._served_by_loader())
         if call is None:
             return wrapped(*args, **kwargs)
         if not call["augment"]:
-            self._try(lambda: self._val_batch(call), ValLoader)
+            self.lifecycle.attempt(lambda: self._val_batch(call), ValLoader)
             result = wrapped(*call.args, **call.kwargs)
-            self._try(lambda: self.val_loaders.append(result[0]), ValLoader)
+            self.lifecycle.attempt(lambda: self.val_loaders.append(result[0]), ValLoader)
             return result
         result = wrapped(*call.args, **call.kwargs)
-        self._try(lambda: self._warm_up(result[0], call["hyp"]), WarmUp)
-        return self._try(lambda: self._followed(*result), *self._served_by_loader()) or result
+        self.lifecycle.attempt(lambda: self._warm_up(result[0], call["hyp"]), WarmUp)
+        return self.lifecycle.attempt(lambda: self._followed(*result), *self._served_by_loader()) or result
 
     def _served_by_loader(self) -> tuple[type[Seam], ...]:
         """Return what comes of the training loader: where a script has no events, it says where a step begins."""
@@ -217,22 +201,22 @@ class Training:
         self._started = True
         if self._restore is not None:
             self._restore()
-        self._try(lambda: self.lifecycle.start(self._live(), self.batch))
+        self.lifecycle.attempt(lambda: self.lifecycle.start(self._live(), self.batch))
         if rank() in (-1, 0):
-            self._try(self._announce)
+            self.lifecycle.attempt(self._announce)
             self._write()
 
     def _epoch_ended(self) -> None:
         """Measure the patches' effect after the first epoch, too."""
         if not self._epoch_checked:
             self._epoch_checked = True
-            self._try(lambda: self.lifecycle.check(self._live(), self.batch))
+            self.lifecycle.attempt(lambda: self.lifecycle.check(self._live(), self.batch))
             self._write()
 
     def end(self) -> None:
         """Measure once more: the training has come to its end."""
         self._begin()
-        self._try(lambda: self.lifecycle.end(self._live(), self.batch))
+        self.lifecycle.attempt(lambda: self.lifecycle.check(self._live(), self.batch))
         self._write()
 
     def _announce(self) -> None:
@@ -240,8 +224,8 @@ class Training:
 
     def _write(self) -> None:
         if rank() in (-1, 0):
-            self._try(self.lifecycle.warn)
-            self._try(lambda: self.lifecycle.write(Path(self.opt.save_dir)))
+            self.lifecycle.attempt(self.lifecycle.warn)
+            self.lifecycle.attempt(lambda: self.lifecycle.write(Path(self.opt.save_dir)))
 
     def _live(self) -> Live:
         validates = rank() in (-1, 0)

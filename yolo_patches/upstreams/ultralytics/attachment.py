@@ -27,7 +27,6 @@ from yolo_patches.seams import (
     ModelBuilt,
     Normaliser,
     Save,
-    Seam,
     Validation,
     ValLoader,
 )
@@ -67,31 +66,19 @@ class Attachment:
         self.lifecycle = lifecycle
         self._begun = False  # a batch has begun: the next preprocessing is the step's own
         self._epochs = 0
-        bound = []
+        before = dict(vars(trainer))
+        self.optimization = None
         try:
             for method in METHODS:
                 if not defects(type(trainer), (method,)):
                     bind(trainer, method, getattr(self, f"_{method}"))
-                    bound.append(method)
-            self.optimization = None
             if not defects(type(trainer), OPTIMIZER):
                 self.optimization = Optimization(trainer, lifecycle, self.prove)
         except BaseException:  # all of them, or none
-            for method in bound:
-                vars(trainer).pop(method, None)
+            vars(trainer).clear()
+            vars(trainer).update(before)
             raise
         activation.last_plan = lifecycle.plan
-
-    def _try(self, seam: type[Seam] | type[Live], do: Callable[[], Any]) -> Any:
-        """Do something of ours; where it fails, drop the patches that need the seam, and return None."""
-        try:
-            return do()
-        except Exception as error:
-            if seam is Live:
-                self.lifecycle.tell(f"nothing could be verified: {type(error).__name__}: {error}")
-            else:
-                self.lifecycle.lose(seam, error)  # type: ignore[arg-type]
-            return None
 
     def _train(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         plan = self.lifecycle.plan
@@ -105,7 +92,7 @@ class Attachment:
             common_step.close()
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        call = self._try(ValLoader, lambda: self._val_batch(Called(wrapped, args, kwargs)))
+        call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
         return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
 
     def _val_batch(self, call: Called) -> Called:
@@ -117,7 +104,7 @@ class Attachment:
 
     def _set_model_attributes(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         result = wrapped(*args, **kwargs)
-        self._try(ModelBuilt, lambda: self.lifecycle.fire(ModelBuilt(self.trainer.model)))
+        self.lifecycle.attempt(lambda: self.lifecycle.fire(ModelBuilt(self.trainer.model)), ModelBuilt)
         return result
 
     def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
@@ -148,16 +135,16 @@ class Attachment:
         if self.optimization is not None:
             self.optimization.event(event)
         if event == "on_train_start":
-            self._start()
+            self.lifecycle.attempt(self._start)
         elif event == "on_train_epoch_start" and self.lifecycle.listens(Loading):
-            self._try(Loading, self._follow_loader)
+            self.lifecycle.attempt(self._follow_loader, Loading)
         elif event == "on_train_epoch_end":
-            self._try(EpochLosses, self._share_losses)
+            self.lifecycle.attempt(self._share_losses, EpochLosses)
             self._epochs += 1
             if self._epochs == 1:
-                self._record()
+                self.lifecycle.attempt(self._record)
         elif event == "on_train_end":
-            self._record()
+            self.lifecycle.attempt(self._record)
         result = wrapped(*args, **kwargs)
         if event == "on_train_batch_start":
             self.lifecycle.first_step()
@@ -177,9 +164,9 @@ class Attachment:
         self.trainer.tloss = dict(zip(losses, shared)) if isinstance(losses, dict) else shared.reshape(losses.shape)
 
     def _start(self) -> None:
-        live = self._try(Live, self._live)
+        live = self.lifecycle.attempt(self._live)
         if live is not None:
-            self.lifecycle.start(live, self.trainer.batch_size)
+            self.lifecycle.start(live, self._batch)
         if self._writes:
             from ultralytics.utils import LOGGER
 
@@ -189,12 +176,16 @@ class Attachment:
 
     def _record(self) -> None:
         """Measure the patches' effect once more, and write the plan."""
-        live = self._try(Live, self._live)
+        live = self.lifecycle.attempt(self._live)
         if live is not None:
-            self.lifecycle.check(live, self.trainer.batch_size)
+            self.lifecycle.check(live, self._batch)
         if self._writes:
             self.lifecycle.warn()
             self.lifecycle.write(Path(self.trainer.save_dir))
+
+    @property
+    def _batch(self) -> Any:
+        return getattr(self.trainer, "batch_size", self.lifecycle.plan.global_batch)
 
     @property
     def _writes(self) -> bool:

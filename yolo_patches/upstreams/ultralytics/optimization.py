@@ -13,7 +13,6 @@ from yolo_patches.seams import (
     OptimizerChoice,
     OptimizerRestored,
     OptimizerStep,
-    Seam,
     Step,
     WarmUp,
 )
@@ -45,17 +44,10 @@ class Optimization:
             if hasattr(trainer, method):
                 bind(trainer, method, getattr(self, method))
 
-    def _try(self, seam: type[Seam], do: Callable[[], Any]) -> Any:
-        try:
-            return do()
-        except Exception as error:
-            self.lifecycle.lose(seam, error)
-            return None
-
     def _build_optimizer(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        call = self._try(OptimizerChoice, lambda: self._choice(Called(wrapped, args, kwargs)))
+        call = self.lifecycle.attempt(lambda: self._choice(Called(wrapped, args, kwargs)), OptimizerChoice)
         optimizer = wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
-        built = self._try(OptimizerBuilt, lambda: self.lifecycle.fire(self._built(optimizer)).optimizer)
+        built = self.lifecycle.attempt(lambda: self.lifecycle.fire(self._built(optimizer)).optimizer, OptimizerBuilt)
         return optimizer if built is None else built
 
     def _choice(self, call: Called) -> Called:
@@ -88,7 +80,7 @@ class Optimization:
         kept = getattr(self.trainer, "optimizer", None)
         result = wrapped(*args, **kwargs)
         if kept is not None and self.trainer.optimizer is kept:
-            self._try(OptimizerBuilt, lambda: self._keep(kept))
+            self.lifecycle.attempt(lambda: self._keep(kept), OptimizerBuilt)
         return result
 
     def _keep(self, optimizer: Any) -> None:
@@ -97,29 +89,34 @@ class Optimization:
 
     def _optimizer_step(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         common_step.close()  # forward and backward pass of the last micro-step are done
-        optimizer = self.trainer.optimizer
         # Before upstream unscales: a factor commutes with the AMP scale, and an overflow stays one.
-        self._try(OptimizerStep, lambda: self.lifecycle.fire(OptimizerStep(optimizer)))
-        if not self.lifecycle.listens(Step):
+        self.lifecycle.attempt(lambda: self.lifecycle.fire(OptimizerStep(self.trainer.optimizer)), OptimizerStep)
+        act = self.lifecycle.attempt(self._act, Step) if self.lifecycle.listens(Step) else None
+        if act is None:
             return wrapped(*args, **kwargs)
-        act = Step(optimizer, int(getattr(self.trainer, "accumulate", 1)))
         return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+    def _act(self) -> Step:
+        return Step(self.trainer.optimizer, int(self.trainer.accumulate))
 
     def _resume_training(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         result = wrapped(*args, **kwargs)
         if getattr(self.trainer, "resume", False):
-            self._try(OptimizerRestored, lambda: self.lifecycle.fire(OptimizerRestored(self.trainer.optimizer)))
+            self.lifecycle.attempt(self._restored, OptimizerRestored)
         return result
+
+    def _restored(self) -> None:
+        self.lifecycle.fire(OptimizerRestored(self.trainer.optimizer))
 
     def _get_warmup_iterations(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         upstream = wrapped(*args, **kwargs)
-        longer = self._try(WarmUp, lambda: self._warm_up(upstream))
+        longer = self.lifecycle.attempt(lambda: self._warm_up(upstream), WarmUp)
         return upstream if longer is None else longer
 
     def event(self, name: str) -> None:
         """Follow upstream's callbacks: up to 8.4.100 it computes the warm-up between these two, from its arguments."""
         if not hasattr(self.trainer, "_get_warmup_iterations"):
-            self._try(WarmUp, lambda: self._follow(name))
+            self.lifecycle.attempt(lambda: self._follow(name), WarmUp)
 
     def _follow(self, name: str) -> None:
         arguments = self.trainer.args

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from yolo_patches import registry, report
+from yolo_patches import registry
 from yolo_patches.activation import ABSENT, activation
 from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Given
 from yolo_patches.forecast import Forecast, forecasting
 from yolo_patches.handover import Handover
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.resumption import taken_up
 from yolo_patches.seams import Arguments, Seam
 from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams.ultralytics import launch, seam_sources
@@ -132,7 +133,7 @@ class _Start:
             lifecycle = self._lifecycle("")
             if not lifecycle.takes(Arguments):
                 return
-            seam = lifecycle.arguments(self._seam())
+            seam = lifecycle.fire(self._seam())
             if seam.values:
                 self.call.arguments["overrides"] = {**self._overrides(), **seam.values}
         except PatchesError:
@@ -162,31 +163,10 @@ class _Start:
         return self.lifecycle
 
     def _selection(self, resume: Any) -> tuple[Selection, Mapping[str, Any]]:
-        """Return the selection; where nobody said any, a resumed run goes on as it started, a new one takes `default`.
-
-        With it the entries of the resumed run's plan, if it has one.
-        """
-        default, entries = parse("default", registry.specs()), None
+        """Return the selection, `default` for a new run where nobody said any, and a resumed run's plan, by patch."""
         if resume:
-            try:
-                entries = report.read(Path(str(resume)).parent.parent)
-            except PatchesError as error:
-                self._tell(f"{error}; going on with the defaults")
-                return self.selection or default, {}
-        if self.selection is not None:
-            return self.selection, entries or {}
-        if resume:
-            recorded = NONE if entries is None else self._recorded(entries, default)
-            return recorded, entries or {}
-        return default, {}
-
-    def _recorded(self, entries: Mapping[str, Any], default: Selection) -> Selection:
-        try:
-            text = report.recorded_selection(entries)
-            return parse(text, registry.specs(), f"{report.FILE_NAME} of the resumed run")
-        except PatchesError as error:
-            self._tell(f"{error}; going on with the defaults")
-            return default
+            return taken_up(str(resume), self.selection, self._tell)
+        return self.selection or parse("default", registry.specs()), {}
 
     def decide(self) -> Lifecycle:
         """Decide, with the arguments that upstream has resolved.
@@ -213,7 +193,7 @@ class _Start:
             resume = resume if isinstance(resume, (str, Path)) else get_latest_run()
         lifecycle = self._lifecycle(resume)
         if not resume and lifecycle.takes(Arguments):
-            seam = lifecycle.arguments(self._seam())
+            seam = lifecycle.fire(self._seam())
             args = {**args, **seam.values}
         lifecycle.decide(facts(self.owner, args, given=self.given, resumed=self.resumed))
         return lifecycle.plan
