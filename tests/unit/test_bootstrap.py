@@ -77,14 +77,16 @@ def test_imports_the_standard_library_only(bare):
     assert with_hook - without - ours <= site_itself | set(sys.stdlib_module_names)
 
 
-def test_costs_less_than_a_millisecond(bare):
+def test_costs_less_than_the_interpreters_own_start(bare):
+    """Against modules of the standard library in the same trace: a millisecond is not the same on every machine."""
     call(bare[0], "pass")  # compiles
-    costs = []
+    shares = []
     for _ in range(9):
         trace = call(bare[0], "pass", "-X", "importtime").stderr
-        (microseconds,) = re.findall(r"\|\s+(\d+) \|\s+yolo_patches\.upstreams\.start$", trace, re.MULTILINE)
-        costs.append(int(microseconds))
-    assert min(costs) < 1000, costs  # the least of them: a busy machine only adds
+        found = re.findall(r"\|\s+(\d+) \|\s+(yolo_patches\.upstreams\.start|os|encodings)$", trace, re.MULTILINE)
+        costs = {name: int(microseconds) for microseconds, name in found}
+        shares.append(costs["yolo_patches.upstreams.start"] / (costs["os"] + costs["encodings"]))
+    assert min(shares) < 0.6, shares  # the least of them: a busy machine only adds
 
 
 def test_a_broken_package_does_not_stop_the_interpreter(bare, tmp_path):
