@@ -172,6 +172,7 @@ def _table(plan: Plan) -> str:
     for entry in plan.entries:
         lines.append(f"{entry.name}: {entry.decision.status} - {entry.decision.reason}")
         lines += [f"  {change}" for change in entry.decision.changes]
+        lines += [f"  note: {note}" for note in entry.notes]
     return "\n".join(lines)
 
 

@@ -123,18 +123,37 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Recognised:
+    """Which published model this is, by its layers.
+
+    Attributes:
+        name: Upstream's name of it, e.g. "yolov10x" or "yolo11s-seg"; empty where it is none that we know.
+        why: What stands against it; with a name, that the file is called otherwise.
+    """
+
+    name: str = ""
+    why: str = ""
+
+
+def _unrecognised() -> Recognised:
+    return Recognised("", "which model this is cannot be told")
+
+
+@dataclass(frozen=True)
 class Model:
     """What is trained.
 
     Attributes:
         name: The model file's stem, e.g. "yolov10x".
         scratch: Whether training starts from random weights.
+        recognise: Compares its layers with those of the published models; it reads files.
         rewritten: What rewrites the model's layers while it trains, e.g. "torch.compile"; empty where nothing does.
         own_sync_bn: The argument by which the user has upstream itself synchronise BatchNorm; empty where none does.
     """
 
     name: str = ""
     scratch: bool = False
+    recognise: Callable[[], Recognised] = _unrecognised
     rewritten: str = ""
     own_sync_bn: str = ""
 
@@ -154,6 +173,8 @@ class Facts:
         model: What is trained.
         given: The arguments as the user gave them.
         resumed: Of a resumed training, its patches.json: patch name -> its entry. Empty for a new one.
+        is_resumed: Whether the training is resumed; one that was started without us has no entries.
+        inherited: Of a worker, its parent's plan: patch name -> its entry. Empty elsewhere.
         gaps: What upstream uses and the installed stack lacks or has changed -> what comes of it.
     """
 
@@ -167,6 +188,8 @@ class Facts:
     model: Model = field(default_factory=Model)
     given: Given = field(default_factory=Given)
     resumed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_resumed: bool = False
+    inherited: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gaps: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -138,6 +138,7 @@ class Lifecycle:
                 self._drop(name, "failed", f"decide: {_words(error)}")
                 continue
             entry.options = {**entry.options, **patch.pinned}
+            entry.notes = tuple(patch.notes)
 
     def takes(self, seam: type[Seam]) -> bool:
         """Return whether any patch handles this seam, decided or not."""
@@ -227,6 +228,7 @@ class Lifecycle:
             except Exception as error:
                 self._failed(name, Live, error)
                 continue
+            self._entry(name).notes = tuple(patch.notes)
             if why:
                 self._drop(name, "unavailable", why)
         self.check(live, global_batch)

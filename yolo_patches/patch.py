@@ -48,6 +48,7 @@ class Patch(ABC):
         values: The options of this run, defaults filled in.
         pinned: Options that this run has settled on its own and that its workers, and a resumed run, must take over.
         trouble: Why the effect is missing, where `verify` has found out.
+        notes: What else the plan says of this run, a sentence each; it may grow until the first step.
     """
 
     name: ClassVar[str]
@@ -65,6 +66,7 @@ class Patch(ABC):
         self.values = {key: given.get(key, option.default) for key, option in known.items()}
         self.pinned: dict[str, Any] = {}
         self.trouble = ""
+        self.notes: list[str] = []
 
     @abstractmethod
     def decide(self, facts: Facts) -> Decision:

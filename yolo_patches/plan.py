@@ -55,12 +55,14 @@ class Entry:
         decision: What it decided; replaced when a seam shows that the run differs from the forecast.
         verified: Whether the effect was seen on the live trainer; None before training starts.
         options: The options that were given.
+        notes: What else is to be known of this run, a sentence each.
     """
 
     name: str
     decision: Decision
     verified: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return this entry as it stands in patches.json."""
@@ -71,6 +73,7 @@ class Entry:
             "reason": self.decision.reason,
             "options": dict(self.options),
             "changes": [asdict(change) for change in self.decision.changes],
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:

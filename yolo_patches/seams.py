@@ -298,6 +298,27 @@ class Loading(Act):
     epoch: int
 
 
+@dataclass(frozen=True)
+class TrainSet:
+    """The training set as it is read.
+
+    Attributes:
+        images: How many there are.
+        augmentation: What its live transforms do, by the names of upstream's arguments. What is not in it cannot be
+            seen there.
+        polygons: Whether any of its labels has a polygon; None where that is not known.
+    """
+
+    images: int
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    polygons: bool | None = None
+
+
+def no_train_set() -> TrainSet | None:
+    """Return the training set of an upstream that does not show it."""
+    return None
+
+
 @dataclass
 class Live:
     """The live objects of a training, on which patches measure their effect. Not a seam: nothing here may be replaced.
@@ -311,6 +332,7 @@ class Live:
         normalises: Whether the live loss fires `Normaliser` before it divides.
         loss: Probes the live loss.
         filled: The gaps of the stack that something stands in for.
+        train_set: Reads the training set.
     """
 
     validates: bool = True
@@ -321,3 +343,4 @@ class Live:
     normalises: bool = False
     loss: Callable[[], LossProof] = no_probe
     filled: frozenset[str] = frozenset()
+    train_set: Callable[[], TrainSet | None] = no_train_set

@@ -24,7 +24,7 @@ def test_file_schema(tmp_path):
     assert plan["selection"] == "all,val-batch:batch=3"
     assert [item["name"] for item in plan["patches"]] == list(registry.patches())
     for item in plan["patches"]:
-        assert set(item) == {"name", "status", "verified", "reason", "options", "changes"}
+        assert set(item) == {"name", "status", "verified", "reason", "options", "changes", "notes"}
         assert item["status"] in STATUSES
         assert item["reason"]
     assert [path.name for path in tmp_path.iterdir()] == [report.FILE_NAME]  # no temporary left behind

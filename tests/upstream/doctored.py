@@ -4,7 +4,7 @@
                                                                   "specs": [...], "train": {...}})
 
 What a training really does is measured here, outside of the package: the validation batch, and at each step of the
-optimizer the learning rate, the weight decay and the gradient's norm.
+optimizer the learning rate (of all groups, too), the weight decay and the gradient's norm.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(spec, data, project, more):
     """Train with a specification and return what was seen from outside."""
     from ultralytics import YOLO
 
-    seen = {"val": None, "steps": [], "error": None, "weights": None, "plan": None}
+    seen = {"val": None, "steps": [], "rates": [], "error": None, "weights": None, "plan": None}
     model = YOLO(more.pop("model", "yolov8n.yaml"))
 
     def on_val_start(validator):
@@ -71,6 +71,7 @@ def train(spec, data, project, more):
         seen["steps"].append(
             [groups[0]["lr"], max(g["weight_decay"] for g in groups), float(torch.stack(grads).norm())]
         )
+        seen["rates"].append([group["lr"] for group in groups])
         return step(self, *args, **kwargs)
 
     torch.optim.SGD.step = stepped

@@ -179,3 +179,20 @@ def test_changed_under_the_same_names(doctored):
         else:
             assert (val["status"], val["verified"]) == ("active", False)
             assert linear["verified"] is True
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_an_inlined_step_is_upstreams_while_it_warms_up(version, doctored):
+    """Biases warm up from a rate of their own, which we have not scaled: every rate of every step is compared."""
+    more = {"epochs": 3, "warmup_epochs": 2.0}
+    edits = CHANGED["the step is inlined"]
+    result = doctored(version, {"inlined": {"edits": edits, "specs": ["none", SPEC], "train": more}})["inlined"]
+    upstream, seen = result["none"], result[SPEC]
+    assert seen["error"] is None, result["log"][-3000:]
+    assert entry(seen["plan"], "linear-lr")["verified"] is False
+    assert "x2 = effective batch 8 / base 4" in result["log"]
+    assert max(upstream["rates"][0]) == pytest.approx(0.1)
+    assert len(upstream["rates"]) == len(seen["rates"]) == 6
+    for step, (theirs, ours) in enumerate(zip(upstream["rates"], seen["rates"])):
+        assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-15), step
+    assert [norm for *_, norm in seen["steps"]] == pytest.approx([norm for *_, norm in upstream["steps"]], rel=1e-4)

@@ -104,8 +104,8 @@ class LinearLr(Patch):
         super().__init__(**given)
         self._facts: Facts | None = None
         self._scale: Scale | None = None
-        self._mean = False
-        self._measured = False
+        self._mean = self._measured = False
+        self._longer = False  # the warm-up, which upstream computes once
         self._groups: list[_Group] = []
         self._changes: dict[str, Change] = {}
         self._steps: _Steps | None = None
@@ -143,7 +143,7 @@ class LinearLr(Patch):
         if self._steps is not None and self._steps.missed:
             self.trouble = (
                 "the optimizer's steps do not come to the seam at which gradients are scaled: learning rate and weight "
-                "decay are upstream's again"
+                "decay are upstream's again" + (", the warm-up is as long as ours" if self._longer else "")
             )
             return False
         groups = live.optimizer.param_groups
@@ -152,8 +152,9 @@ class LinearLr(Patch):
         return True if self._measured else None
 
     def undo(self) -> bool:
-        """Give the optimizer upstream's learning rate and weight decay back."""
-        return self._steps is None or self._steps.give_back()
+        """Give the optimizer upstream's learning rate and weight decay back; a longer warm-up cannot be taken back."""
+        given_back = self._steps is None or self._steps.give_back()
+        return given_back and not self._longer
 
     def close(self) -> None:
         """Take the hooks off the optimizer."""
@@ -181,12 +182,23 @@ class LinearLr(Patch):
         facts = self._known
         if self.values["base_batch"] != "auto":
             return int(self.values["base_batch"])
-        recipe = recipes.find(facts.model.name) if facts.model.scratch else None
-        chosen = (facts.optimization.optimizer, facts.optimization.lr0)
-        if recipe and (recipe.optimizer, recipe.lr0) == chosen:
-            self.pinned["base_batch"] = recipe.batch  # a resumed run starts from last.pt, which is no known variant
-            return recipe.batch
-        return facts.batch.nbs
+        batch = self._published()
+        if batch is None:
+            return facts.batch.nbs
+        self.pinned["base_batch"] = batch  # a resumed run starts from last.pt, which is no known variant
+        return batch
+
+    def _published(self) -> int | None:
+        """Return the effective batch of the model's authors, where this training has their optimizer and rate."""
+        facts = self._known
+        if not facts.model.scratch or facts.task != "detect":  # other heads have no recipe of their own
+            return None
+        recipe = recipes.find(facts.upstream, facts.model.recognise().name)
+        chosen = {"optimizer": facts.optimization.optimizer, "lr0": facts.optimization.lr0}
+        if recipe is None or recipe.partial or any(recipe.value(name) != value for name, value in chosen.items()):
+            return None
+        batch, nbs = recipe.value("batch"), recipe.value("nbs")
+        return batch * max(round(nbs / batch), 1) if batch and nbs else None
 
     @property
     def _known(self) -> Facts:
@@ -300,7 +312,7 @@ class LinearLr(Patch):
         if longer <= seam.iterations:
             return None
         self._note("warm-up epochs", round(seam.iterations / seam.per_epoch, 3), round(longer / seam.per_epoch, 3))
-        seam.iterations = longer
+        seam.iterations, self._longer = longer, True
         return self._decision()
 
 
@@ -351,7 +363,7 @@ class _Steps:
         self._announced = True
 
     def give_back(self) -> bool:
-        """Make every step from here on upstream's; the scheduler goes on with its own values, so at each step anew."""
+        """Make every step from here on upstream's; its schedule goes on from our values, so at each step anew."""
         self._upstream = True
         for mine, group in zip(self.groups, self.optimizer.param_groups):
             if mine.decay is not None:
@@ -372,8 +384,18 @@ class _Steps:
         if self._upstream:
             groups = self.optimizer.param_groups
             self._rates = [group["lr"] for group in groups]
+            share = self._share(groups)
             for mine, group in zip(self.groups, groups):
-                group["lr"] /= mine.factor
+                group["lr"] = group["lr"] - share * mine.lr * (mine.factor - 1)
+
+    def _share(self, groups: list[dict[str, Any]]) -> float:
+        """Return how much of our rates is in the groups: what of them to take away, and to put upstream's in place.
+
+        A scheduler gives every group the same share of its own rate. Upstream's warm-up gives biases less and less of
+        another rate besides, which is not ours and stays: so it is the smallest share that all of them have.
+        """
+        shares = [group["lr"] / (mine.lr * mine.factor) for mine, group in zip(self.groups, groups) if mine.lr]
+        return min(shares, default=0.0)
 
     def _after(self) -> None:
         for rate, group in zip(self._rates, self.optimizer.param_groups):

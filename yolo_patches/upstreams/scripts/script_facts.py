@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from yolo_patches import facts as known
 from yolo_patches.facts import Facts, Given
 from yolo_patches.seams import Arguments
 from yolo_patches.upstreams import stack
+from yolo_patches.upstreams.architecture import recognise
 from yolo_patches.upstreams.scripts import command_line, source
 from yolo_patches.upstreams.scripts.layout import Layout
 from yolo_patches.upstreams.scripts.session import Session
@@ -119,12 +121,23 @@ def facts(
         model=known.Model(
             name=Path(str(getattr(opt, "cfg", ""))).stem,
             scratch=not str(getattr(opt, "weights", "")).endswith(".pt"),
+            recognise=functools.cache(lambda: _recognised(session, str(getattr(opt, "cfg", "")))),
             own_sync_bn="--sync-bn" if getattr(opt, "sync_bn", False) else "",
         ),
         given=given(session, hyp, opt),
         resumed=resumed or {},
+        is_resumed=bool(getattr(opt, "resume", False)),
         gaps=stack.gaps(),
     )
+
+
+def _recognised(session: Session, cfg: str) -> known.Recognised:
+    import yaml
+
+    if not cfg:
+        return known.Recognised("", "--cfg names no model file; give it, or augment:recipe=")
+    config = yaml.safe_load(Path(cfg).read_text(encoding="utf-8", errors="ignore"))
+    return recognise(session.layout.name, Path(cfg).stem, config, sorted(session.root.glob("models/**/*.yaml")))
 
 
 def _number(value: Any, otherwise: float) -> float:

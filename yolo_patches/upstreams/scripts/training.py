@@ -27,6 +27,7 @@ from yolo_patches.seams import (
     OptimizerStep,
     Save,
     Seam,
+    TrainSet,
     Validation,
     ValLoader,
     WarmUp,
@@ -238,7 +239,18 @@ class Training:
             normalises=isinstance(vars(type(self.criterion)).get("__call__"), wrapt.FunctionWrapper),
             loss=lambda: self._proof,
             filled=frozenset(self.session.filled),
+            train_set=self._train_set,
         )
+
+    def _train_set(self) -> TrainSet | None:
+        """Read the training set: it takes its hyperparameters anew for every image."""
+        dataset = getattr(self.train_loader, "dataset", None)
+        hyp = getattr(dataset, "hyp", None)
+        if dataset is None or not isinstance(hyp, Mapping):
+            return None
+        values = {**hyp, "mosaic": hyp.get("mosaic", 0.0) if getattr(dataset, "mosaic", False) else 0.0}
+        segments = getattr(dataset, "segments", None)
+        return TrainSet(len(dataset), values, None if segments is None else any(map(len, segments)))
 
     @cached_property
     def _proof(self) -> LossProof:

@@ -30,7 +30,7 @@ from yolo_patches.seams import (
     Validation,
     ValLoader,
 )
-from yolo_patches.upstreams.ultralytics import loss_wrappers, stack_gaps
+from yolo_patches.upstreams.ultralytics import live_train_set, loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
 from yolo_patches.wrapping import Call as Called
@@ -211,6 +211,7 @@ class Attachment:
             normalises=loss_wrappers.normalises(trainer.model),
             loss=self.prove,
             filled=stack_gaps.filled(),
+            train_set=lambda: live_train_set.read(getattr(getattr(trainer, "train_loader", None), "dataset", None)),
         )
 
     def prove(self) -> LossProof:

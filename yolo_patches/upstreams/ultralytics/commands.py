@@ -24,6 +24,8 @@ NOT_TRAINING = ("val", "predict", "track", "export", "benchmark", "embed")
 
 #: What the user gave to the `train()` call that is under way.
 given: ContextVar[Optional[Given]] = ContextVar("given", default=None)
+#: The YOLO object whose `train()` it is.
+subject: ContextVar[Any] = ContextVar("subject", default=None)
 
 
 def take_argument(module: ModuleType, wrapping: Wrapping) -> None:
@@ -116,11 +118,12 @@ def _train(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...],
     kwargs = dict(kwargs)
     with activation.call(kwargs.pop(KEY, ABSENT)):
         _warn_where_nothing_is_patched()
-        token = given.set(_given(kwargs))
+        tokens = given.set(_given(kwargs)), subject.set(instance)
         try:
             return wrapped(*args, **kwargs)
         finally:
-            given.reset(token)
+            given.reset(tokens[0])
+            subject.reset(tokens[1])
 
 
 def _given(arguments: Mapping[str, Any]) -> Given:

@@ -12,7 +12,7 @@ from typing import Any
 
 from yolo_patches import facts as known
 from yolo_patches.facts import Facts, Given, Launcher
-from yolo_patches.upstreams.ultralytics import stack_gaps
+from yolo_patches.upstreams.ultralytics import model_facts, stack_gaps
 
 #: Tasks whose validation loader upstream builds with the training batch itself: obb in every supported release,
 #: semantic and depth since the releases that brought them (8.4.55, 8.4.105).
@@ -82,6 +82,7 @@ def facts(
     given: Given | None = None,
     device: str = "",
     resumed: Mapping[str, Mapping[str, Any]] | None = None,
+    inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Facts:
     """Return the facts of a training.
 
@@ -93,6 +94,7 @@ def facts(
         given: The arguments as the user gave them.
         device: Type of the trainer's device, where it is known.
         resumed: Entries of a resumed training's patches.json.
+        inherited: Of a worker, the entries of its parent's plan.
     """
     release, task, nbs = version(), str(args.get("task")), int(args.get("nbs") or 64)
     named = device_names(args.get("device"))
@@ -124,13 +126,11 @@ def facts(
             mean=(task == "classify" and not release.startswith("8.0."))  # there it is a sum over 64
             or any(base.__name__ == "RTDETRTrainer" for base in owner.__mro__),
         ),
-        model=known.Model(
-            name=Path(str(args.get("model"))).stem,
-            scratch=_from_scratch(args),
-            rewritten="torch.compile" if args.get("compile") else "quantisation" if args.get("quantize") == 8 else "",
-        ),
+        model=model_facts.model(owner, args),
         given=given or Given(),
         resumed=resumed or {},
+        is_resumed=bool(args.get("resume")),
+        inherited=inherited or {},
         gaps=stack_gaps.gaps(),
     )
 
@@ -141,10 +141,3 @@ def _kind(device: str, named: list[str]) -> str:
         kind = named[0].partition(":")[0]
         return kind if kind.isalpha() else "cuda"
     return device.partition(":")[0] if device in ("cpu", "mps", "mps:0") else ""
-
-
-def _from_scratch(args: Mapping[str, Any]) -> bool:
-    if args.get("resume"):
-        return False
-    of_weights = isinstance(args.get("pretrained"), (str, Path))
-    return args.get("pretrained") is False or (str(args.get("model")).endswith((".yaml", ".yml")) and not of_weights)

@@ -102,6 +102,7 @@ class _Start:
         self.selection = selection
         self.handover = Handover.received() if is_worker() else None
         self.given = self.handover.given if self.handover else self._given()
+        self.inherited = self.handover.entries if self.handover else {}
         self.missing: Mapping[type[Seam], str] = {}
         self.resumed: Mapping[str, Any] = {}
         self.lifecycle: Lifecycle | None = None
@@ -144,7 +145,7 @@ class _Start:
     def _seam(self) -> Arguments:
         from ultralytics.utils import DEFAULT_CFG_DICT
 
-        known = facts(self.owner, self._resolved(), given=self.given)
+        known = facts(self.owner, self._resolved(), given=self.given, inherited=self.inherited)
         return Arguments(known, {key: value for key, value in DEFAULT_CFG_DICT.items() if key not in self.given})
 
     def _resolved(self) -> dict[str, Any]:
@@ -180,7 +181,7 @@ class _Start:
         if ranks is None and launch.left_out(lifecycle.selection, self.missing):
             lifecycle.warn()  # upstream will end in an error of its own: this is why
         device = getattr(getattr(self.trainer, "device", None), "type", "")
-        lifecycle.decide(facts(self.owner, args, ranks, self.given, device, self.resumed))
+        lifecycle.decide(facts(self.owner, args, ranks, self.given, device, self.resumed, self.inherited))
         return lifecycle
 
     def forecast(self) -> Any:
