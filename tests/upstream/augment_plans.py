@@ -33,7 +33,7 @@ def plan(arguments):
         else:
             trainers[arguments.get("task", "detect")](overrides=arguments)
     except Forecast as forecast:
-        return {entry.name: entry.to_dict() for entry in forecast.plan.entries}
+        return {"version": forecast.plan.version, **{entry.name: entry.to_dict() for entry in forecast.plan.entries}}
     finally:
         forecasting.reset(token)
     raise AssertionError("a forecast makes no training")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_its_layers_say_which_model_it_is(version, release, python, tmp_path):
     assert "this run has optimizer=auto" in notes
     assert "the last 10 epochs are without mosaic" in notes
     assert plans["auto"]["linear-lr"]["reason"] == "x5 = effective batch 320 / base 64"
+
+
+def test_copies_under_upstreams_name(release, python, tmp_path):
+    """Others ship Ultralytics with models of their own: what they have added tells whose copy it is."""
+    home = Path(release("8.3.100")["PYTHONPATH"], "ultralytics")
+    copy = Path(shutil.copytree(home, tmp_path / "copy" / "ultralytics"))
+    (copy / "cfg" / "models" / "v13").mkdir()
+    layers = yaml.safe_load((home / "cfg" / "models" / "11" / "yolo11.yaml").read_text())
+    layers["backbone"].append([-1, 1, "Conv", [1024, 1, 1]])
+    layers["head"][-1][0] = [17, 20, 23]
+    (copy / "cfg" / "models" / "v13" / "yolov13.yaml").write_text(yaml.safe_dump(layers, sort_keys=False))
+    # Some constructors take keys out of their overrides that are no arguments: 8.4.101 its session.
+    cases = [["theirs", {"model": "yolov13x.yaml", "session": None}], ["upstream's", {"model": "yolo11x.yaml"}]]
+    plans = last_json(python(PLANS, json.dumps(cases), PYTHONPATH=str(copy.parent)))
+    assert plans["theirs"]["version"] == "8.3.100 of iMoonLab/yolov13"
+    assert "that yolov13x was trained with" in plans["theirs"]["augment"]["reason"]
+    assert "that yolo11x was trained with" in plans["upstream's"]["augment"]["reason"]
+    assert changes(plans["theirs"]) == changes(plans["upstream's"]) == {"scale": 0.9, "mixup": 0.2, "copy_paste": 0.6}
 
 
 TRAIN = """

@@ -180,9 +180,10 @@ class Augment(Patch):
         differs = [name for name, value in meant.items() if value is not None and run.get(name, value) != value]
         if differs:
             theirs, here = (" ".join(f"{name}={values[name]}" for name in differs) for values in (meant, run))
-            auto = " (which sets lr0, momentum and warmup_bias_lr itself)" if run.get("optimizer") == "auto" else ""
-            how = "" if self.values["full"] else "; augment:full=true takes what you have not set"
-            yield f"published with {theirs}; this run has {here}{auto}{how}"
+            how = "" if self.values["full"] else "; augment:full=true takes theirs where you have set none"
+            yield f"published with {theirs}; this run has {here}{how}"
+        if run.get("optimizer") == "auto":
+            yield "optimizer=auto chooses the optimizer, and sets lr0, momentum and warmup_bias_lr itself"
         closing = run.get("close_mosaic")
         if closing:
             yield f"close_mosaic: the last {closing} epochs are without {', '.join(CLOSED[:3])}"

@@ -68,10 +68,10 @@ class Ultralytics(Adapter):
         return seam_sources.missing(import_module("ultralytics.engine.trainer").BaseTrainer)
 
     def version(self) -> str:
-        """Return the version that the installed distribution declares."""
-        from yolo_patches.upstreams.ultralytics.facts import version
+        """Return the version that the installed package declares, and whose copy of Ultralytics it is."""
+        from yolo_patches.upstreams.ultralytics.facts import described_version
 
-        return version()
+        return described_version()
 
     def command(self, words: list[str]) -> int:
         """Run `yolo` with these words."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from yolo_patches import facts as known
 from yolo_patches.facts import Facts, Given, Launcher
-from yolo_patches.upstreams.ultralytics import model_facts, stack_gaps
+from yolo_patches.upstreams.ultralytics import forks, model_facts, stack_gaps
 
 #: Tasks whose validation loader upstream builds with the training batch itself: obb in every supported release,
 #: semantic and depth since the releases that brought them (8.4.55, 8.4.105).
@@ -34,6 +34,13 @@ def version() -> str:
         raise ModuleNotFoundError("ultralytics is not installed")
     found = re.search(r"""^__version__ = ["'](.+?)["']""", Path(spec.origin).read_text(encoding="utf-8"), re.MULTILINE)
     return found.group(1) if found else "unknown"
+
+
+def described_version() -> str:
+    """Return upstream's version, and whose copy of it this is where it is another's: "8.3.63 of iMoonLab/yolov13"."""
+    spec = find_spec("ultralytics")
+    owner = forks.fork(Path(spec.origin).parent) if spec is not None and spec.origin else ""
+    return f"{version()} of {owner}" if owner else version()
 
 
 def world_size(device: Any) -> int:

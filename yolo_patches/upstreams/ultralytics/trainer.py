@@ -22,7 +22,7 @@ from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams.ultralytics import launch, seam_sources
 from yolo_patches.upstreams.ultralytics.attachment import Attachment
 from yolo_patches.upstreams.ultralytics.commands import KEY, given
-from yolo_patches.upstreams.ultralytics.facts import facts, is_worker, version
+from yolo_patches.upstreams.ultralytics.facts import described_version, facts, is_worker
 from yolo_patches.wrapping import LackingError, Wrapping
 
 #: Errors that say "you may not write there", as against a fault of the disk.
@@ -149,17 +149,25 @@ class _Start:
         return Arguments(known, {key: value for key, value in DEFAULT_CFG_DICT.items() if key not in self.given})
 
     def _resolved(self) -> dict[str, Any]:
-        """Return the arguments as upstream's constructor will resolve them, without making anything."""
+        """Return the arguments as upstream's constructor will resolve them, without making anything.
+
+        Overrides that are no arguments are the constructor's own: 8.4.101 takes its HUB session out of them. Others are
+        mistakes, of which it tells.
+        """
         from ultralytics.cfg import get_cfg
+        from ultralytics.utils import DEFAULT_CFG_DICT
 
         self.call.apply_defaults()
-        return vars(get_cfg(self.call.arguments["cfg"], self._overrides()))
+        known = {name: value for name, value in self._overrides().items() if name in DEFAULT_CFG_DICT}
+        return vars(get_cfg(self.call.arguments["cfg"], known))
 
     def _lifecycle(self, resume: Any) -> Lifecycle:
         if self.lifecycle is None:
             selection, entries = self._selection(resume)
             self.missing = seam_sources.missing(self.owner)
-            self.lifecycle = Lifecycle("ultralytics", version(), selection, self.missing, self._tell, self.handover)
+            self.lifecycle = Lifecycle(
+                "ultralytics", described_version(), selection, self.missing, self._tell, self.handover
+            )
             self.resumed = entries
         return self.lifecycle
 
