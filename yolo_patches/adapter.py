@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from yolo_patches.patch import Patch
 from yolo_patches.plan import Plan
@@ -57,6 +57,10 @@ class Adapter(ABC):
     @abstractmethod
     def version(self) -> str:
         """Return upstream's version without importing it."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Return upstream's own value of every training argument, without importing it; none where it has no file."""
+        return {}
 
     @abstractmethod
     def command(self, words: list[str]) -> int:

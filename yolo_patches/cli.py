@@ -1,9 +1,10 @@
-"""The `yolo-patches` command: `list`, `doctor`, `verify`, `run`; as `python -m yolo_patches train ...` also `yolo`."""
+"""The `yolo-patches` command; as `python -m yolo_patches train ...` also `yolo`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -11,14 +12,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from yolo_patches import __version__, api, registry
+from yolo_patches import __version__, api, recipes_command, registry
 from yolo_patches.adapter import Adapter
 from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.plan import Plan
 from yolo_patches.selection import COMMON_OPTIONS, Option
 from yolo_patches.upstreams.scripts import recognition
 
-COMMANDS = ("list", "doctor", "verify", "run")
+COMMANDS = ("list", "doctor", "recipes", "verify", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words and words[0] not in COMMANDS and not words[0].startswith("-"):
             return _yolo(words)
         options = _parser().parse_args(words)
-        command = {"list": _list, "doctor": _doctor, "verify": _verify, "run": _run}[options.command]
-        return command(options)
+        command = {"list": _list, "doctor": _doctor, "recipes": recipes_command.run, "verify": _verify, "run": _run}[
+            options.command
+        ]
+        status = command(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has what it wants; the interpreter's own flush at exit must find a place, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except PatchesError as error:
         print(f"yolo-patches: error: {error}", file=sys.stderr)
         return 2
@@ -45,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="yolo-patches", description="YOLO training that comes out right.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,doctor,verify,run,train ...}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{list,doctor,recipes,verify,run,train ...}"
+    )
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     commands.add_parser("list", parents=[as_json], help="patches, options, and their status against the upstream here")
@@ -54,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train', or a script and its arguments"
+    )
+    recipes_command.add_arguments(
+        commands.add_parser("recipes", parents=[as_json], help="what models' authors trained with, and their command")
     )
     verify = commands.add_parser(
         "verify", parents=[as_json], help="prove in about a minute that N ranks train like one process here"

@@ -124,7 +124,7 @@ def test_these_are_all_files():
 def test_head(family):
     table = load(family)
     needed = {"family", "title", "start", "data", "variants", "sources", "arguments", "run"}
-    assert needed <= set(table) <= needed | {"partial", "absent", "conflicts", "notes"}
+    assert needed <= set(table) <= needed | {"partial", "absent", "costs", "conflicts", "notes"}
     assert table["family"] == family
     assert table["start"] == ("finetune" if family == "yolo26" else "scratch")
     assert all(table[key] and isinstance(table[key], str) for key in ("title", "data"))
@@ -177,7 +177,7 @@ def test_sources_are_described_reachable_and_used(family):
     table = load(family)
     named = " ".join(
         str(value)
-        for part in ("conflicts", "notes")
+        for part in ("costs", "conflicts", "notes")
         for item in table.get(part, ())
         for key, value in item.items()
         if key != "variants"
@@ -193,9 +193,12 @@ def test_sources_are_described_reachable_and_used(family):
 
 
 @every_family
-def test_conflicts_notes_and_absences(family):
+def test_costs_conflicts_notes_and_absences(family):
     table = load(family)
     names = {name for _, name, _ in rows(table)}
+    for item in table.get("costs", ()):
+        assert set(item) - {"variants"} == {"arguments", "text", "source"}
+        assert set(item["arguments"]) <= names and set(item["source"]) <= set(table["sources"])
     for item in table.get("conflicts", ()):
         assert set(item) - {"variants"} == {"argument", "a", "b", "stronger"}
         assert item["argument"] in names
@@ -203,7 +206,7 @@ def test_conflicts_notes_and_absences(family):
         assert item["stronger"].startswith(("a", "b", "undecided"))
     for item in table.get("notes", ()):
         assert set(item) - {"variants"} == {"text"} and item["text"]
-    for item in (*table.get("conflicts", ()), *table.get("notes", ())):
+    for item in (*table.get("costs", ()), *table.get("conflicts", ()), *table.get("notes", ())):
         assert set(item.get("variants", table["variants"])) <= set(table["variants"])
     assert names.isdisjoint(table.get("absent", {}))
     assert all(isinstance(reason, str) and reason for reason in table.get("absent", {}).values())

@@ -84,6 +84,21 @@ class Conflict:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What is known of trainings that departed from a recipe.
+
+    Attributes:
+        arguments: In what.
+        text: What came of it.
+        sources: Names of the recipe's sources that say so.
+    """
+
+    arguments: tuple[str, ...]
+    text: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What the authors of one model trained it with.
 
@@ -98,6 +113,7 @@ class Recipe:
         sources: Names -> sources.
         absent: Arguments that the authors' code does not have, or that do nothing -> why.
         partial: What of it no argument of upstream does; empty where the arguments are all of it.
+        costs: What departures from it have cost.
         conflicts: Where sources differ.
         notes: What else is to be known.
     """
@@ -112,6 +128,7 @@ class Recipe:
     sources: Mapping[str, Source]
     absent: Mapping[str, str] = field(default_factory=dict)
     partial: str = ""
+    costs: tuple[Cost, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -177,6 +194,11 @@ def of(family: str, variant: str) -> Recipe:
         sources={name: Source(source["what"], source["url"]) for name, source in table["sources"].items()},
         absent=table.get("absent", {}),
         partial=table.get("partial", ""),
+        costs=tuple(
+            Cost(tuple(item["arguments"]), item["text"], tuple(item["source"]))
+            for item in table.get("costs", ())
+            if applies(item)
+        ),
         conflicts=tuple(
             Conflict(item["argument"], str(item["a"]), str(item["b"]), item["stronger"])
             for item in table.get("conflicts", ())

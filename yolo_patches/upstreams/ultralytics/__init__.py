@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.defect import found_in, number
@@ -72,6 +73,15 @@ class Ultralytics(Adapter):
         from yolo_patches.upstreams.ultralytics.facts import described_version
 
         return described_version()
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Return what default.yaml holds."""
+        import yaml
+
+        spec = find_spec("ultralytics")
+        file = Path(spec.origin).parent / "cfg" / "default.yaml" if spec is not None and spec.origin else None
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else None
+        return loaded if isinstance(loaded, dict) else {}
 
     def command(self, words: list[str]) -> int:
         """Run `yolo` with these words."""
