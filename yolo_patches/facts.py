@@ -135,6 +135,11 @@ class Recognised:
     why: str = ""
 
 
+def uncounted() -> int | None:
+    """Return nothing: the training images are not counted."""
+    return None
+
+
 def _unrecognised() -> Recognised:
     return Recognised("", "which model this is cannot be told")
 
@@ -175,6 +180,8 @@ class Facts:
         resumed: Of a resumed training, its patches.json: patch name -> its entry. Empty for a new one.
         is_resumed: Whether the training is resumed; one that was started without us has no entries.
         inherited: Of a worker, its parent's plan: patch name -> its entry. Empty elsewhere.
+        images: Counts the training images, where `doctor` asks: a training has its data set for that. None where they
+            are not to be found.
         gaps: What upstream uses and the installed stack lacks or has changed -> what comes of it.
     """
 
@@ -190,6 +197,7 @@ class Facts:
     resumed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_resumed: bool = False
     inherited: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    images: Callable[[], int | None] = uncounted
     gaps: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -5,12 +5,14 @@ from __future__ import annotations
 from importlib import resources
 
 import pytest
+import yaml
 
 from yolo_patches import facts, recipes
 from yolo_patches.errors import PatchesError
 from yolo_patches.patches.augment import Augment
 from yolo_patches.patches.linear_lr import LinearLr
 from yolo_patches.seams import Arguments, Live, TrainSet
+from yolo_patches.upstreams import image_lists
 
 DEFAULTS = {
     "scale": 0.5, "mixup": 0.0, "copy_paste": 0.0, "mosaic": 1.0, "translate": 0.1, "degrees": 0.0, "fliplr": 0.5,
@@ -134,10 +136,10 @@ def test_what_only_the_training_set_can_tell():
     assert patch.prove(live(16, polygons=False)) == ""
     notes = " ".join(patch.notes)
     assert "copy_paste does nothing here: no label has a polygon" in notes
-    assert "published for large data sets; this one has 16 images" in notes
+    assert "published for a large data set; this one has 16 images" in notes
     patch, *_ = decided(training())
     patch.prove(live())
-    assert not any("copy_paste does" in note or "large data sets" in note for note in patch.notes)
+    assert not any("copy_paste does" in note or "large data set" in note for note in patch.notes)
 
 
 def test_every_published_model_is_found():
@@ -166,3 +168,35 @@ def test_linear_lr_starts_from_the_authors_effective_batch(upstream, model, base
     patch = LinearLr()
     assert patch.decide(known).reason.endswith(f"= effective batch 320 / base {base}")
     assert patch.pinned.get("base_batch", 64) == base
+
+
+@pytest.mark.parametrize(("images", "scratch", "words"), [
+    (16, True, "16 training images: Ultralytics recommends to start from weights"), (118_287, True, None),
+    (999, False, "mosaic=0.5 mixup=0 copy_paste=0"), (3000, False, "with its defaults first"),
+    (60_000, False, "mosaic=1 mixup=0.3"), (None, False, None),
+])  # fmt: skip
+def test_doctor_gives_advice_with_its_source(images, scratch, words):
+    """Where the images have been counted, which a training does not do; nothing of it is set."""
+    patch, values, _ = decided(training(scratch=scratch, images=lambda: images))
+    found = [note for note in patch.notes if "training images" in note]
+    assert len(found) == (words is not None)
+    assert not found or (words in found[0] and "https://docs.ultralytics.com/" in found[0])
+    assert set(values) == (set(X) if scratch else set())
+
+
+def test_training_images_are_counted_where_they_lie(tmp_path):
+    for name in ("a.jpg", "b.PNG", "c.txt"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    (tmp_path / "list.txt").write_text("images/a.jpg\n\n")
+    file = tmp_path / "data.yaml"
+    for train, expected in (("images", 2), ("list.txt", 1), (["images", "list.txt"], 3), ("gone", None), ([], None)):
+        file.write_text(yaml.safe_dump({"train": train}))
+        assert image_lists.count(file) == expected
+    file.write_text(yaml.safe_dump({"path": tmp_path.name, "train": "images"}))
+    assert image_lists.count(file) is None
+    assert image_lists.count(file, [tmp_path.parent]) == 2
+    for text in ("[", "3", "train: {}"):
+        file.write_text(text)
+        assert image_lists.count(file) is None
+    assert image_lists.count(tmp_path / "no.yaml") is None

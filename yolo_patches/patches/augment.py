@@ -12,11 +12,10 @@ from yolo_patches.facts import Facts
 from yolo_patches.patch import Patch
 from yolo_patches.plan import Change, Decision
 from yolo_patches.recipes import AUGMENTATION, CONFIDENCES, Recipe
+from yolo_patches.recipes.advice import SMALL, advice
 from yolo_patches.seams import Arguments, Live, Seam, TrainSet
 from yolo_patches.selection import Option
 
-#: Training images below which it is said that the values were chosen for other data: COCO has 118,287.
-SMALL = 5000
 #: What close_mosaic switches off.
 CLOSED = ("mosaic", "mixup", "copy_paste", "cutmix")
 #: What decides how long a step is; upstream's `optimizer=auto` sets its own.
@@ -50,7 +49,7 @@ class Augment(Patch):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._decision = Decision("inert", "upstream has not shown its arguments")
-        self._seen = False
+        self._scratch = self._seen = False
 
     def decide(self, facts: Facts) -> Decision:
         """Return what has been set when the arguments were seen; workers and resumed trainings have it in theirs."""
@@ -60,6 +59,10 @@ class Augment(Patch):
             raise PatchesError(
                 f"augment:recipe={wanted} is no published model{nearest(wanted, known)}; valid are {', '.join(known)}"
             )
+        self._scratch = facts.model.scratch
+        images = facts.images()
+        if images is not None:
+            self.notes += advice(images, self._scratch)
         if facts.inherited:
             self._take_over(facts.inherited.get(self.name, {}))
         elif facts.is_resumed:
@@ -193,6 +196,6 @@ class Augment(Patch):
         if values.get("copy_paste") and images.polygons is False:
             yield "copy_paste does nothing here: no label has a polygon, and boxes cannot be cut out"
         if images.images < SMALL:
-            yield f"published for large data sets; this one has {images.images} images"
+            yield f"published for a large data set; this one has {images.images} images"
         if find_spec("albumentations") is None:
             yield "albumentations is not installed; where it is, upstream adds blur, grey and CLAHE at 1 % each"

@@ -11,8 +11,9 @@ from typing import Any
 
 from yolo_patches import facts as known
 from yolo_patches.facts import Facts, Given
+from yolo_patches.forecast import forecasting
 from yolo_patches.seams import Arguments
-from yolo_patches.upstreams import stack
+from yolo_patches.upstreams import image_lists, stack
 from yolo_patches.upstreams.architecture import recognise
 from yolo_patches.upstreams.scripts import command_line, source
 from yolo_patches.upstreams.scripts.layout import Layout
@@ -128,6 +129,9 @@ def facts(
         resumed=resumed or {},
         is_resumed=bool(getattr(opt, "resume", False)),
         gaps=stack.gaps(),
+        images=functools.partial(image_lists.count, str(opt.data), (Path(), session.root, session.root.parent))
+        if forecasting.get()
+        else known.uncounted,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 from yolo_patches import facts as known
 from yolo_patches.facts import Facts, Given, Launcher
+from yolo_patches.forecast import forecasting
+from yolo_patches.upstreams import image_lists
 from yolo_patches.upstreams.ultralytics import forks, model_facts, stack_gaps
 
 #: Tasks whose validation loader upstream builds with the training batch itself: obb in every supported release,
@@ -139,7 +142,15 @@ def facts(
         is_resumed=bool(args.get("resume")),
         inherited=inherited or {},
         gaps=stack_gaps.gaps(),
+        images=functools.partial(_images, args.get("data")) if forecasting.get() else known.uncounted,
     )
+
+
+def _images(data: Any) -> int | None:
+    """Return the number of training images of a data set, where it is named by a file and lies here."""
+    from ultralytics.utils import DATASETS_DIR
+
+    return image_lists.count(str(data), (DATASETS_DIR,)) if str(data).endswith((".yaml", ".yml")) else None
 
 
 def _kind(device: str, named: list[str]) -> str:
