@@ -164,7 +164,7 @@ class _Launch:
         # come here: its process ends, and the launcher ends the others in whatever collective they wait.
         stand_ins.barrier()
         if ours:
-            distributed.destroy_process_group()
+            stand_ins.leave(self.trainer)
         return result
 
     def _do_train(self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

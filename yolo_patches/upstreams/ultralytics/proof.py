@@ -21,6 +21,7 @@ from typing import Any
 
 from yolo_patches import api
 from yolo_patches.errors import PatchesError
+from yolo_patches.upstreams.ultralytics.stand_ins import leave
 from yolo_patches.upstreams.ultralytics.subjects import IMGSZ, one_line
 
 #: Small, so that rounding stays rounding: at upstream's 0.01, and 0.1 for biases in warm-up, every one of the first
@@ -150,7 +151,7 @@ def train(job: Job) -> None:
         torch.save(seen, job.out)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        leave(yolo.trainer)
 
 
 def _computing_in(dtype: Any, owner: type, images: list[str]) -> type:

@@ -5,6 +5,7 @@ Each stand-in lasts for one `with` block, and the originals are back after it.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -84,6 +85,22 @@ def barrier() -> None:
         distributed.barrier(device_ids=[torch.cuda.current_device()])
     else:
         distributed.barrier()
+
+
+def leave(trainer: Any) -> None:
+    """Destroy the process group, and let nothing of the trainer's keep it alive.
+
+    DistributedDataParallel holds it, and the trainer, which is full of cycles, holds that until the interpreter exits.
+    A group that is alive then can abort it ("terminate called without an active exception"), where a thread of gloo's
+    wants something of Python and gets no interpreter any more. One that is freed here waits for its threads.
+    """
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    if isinstance(getattr(trainer, "model", None), DistributedDataParallel):
+        trainer.model = trainer.model.module
+    gc.collect()
+    distributed.destroy_process_group()
 
 
 @contextmanager
