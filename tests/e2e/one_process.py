@@ -232,15 +232,20 @@ def resume_into_scale_1():
 
 
 def five_trainings():
-    """What five trainings leave behind in a process: descriptors, threads and temporary folders."""
+    """What five trainings leave behind in a process, and what the last three of them leave in its memory."""
     found = {}
     train("warm", "none")
     for spec in ("none", SPEC):
         before = left()
         for number in range(5):
             train(f"five-{spec[:4]}-{number}", spec)
-        after = left()
-        found[spec[:4]] = {key: after[key] - before[key] for key in before}
+            if number == 1:
+                second = alive()
+        last, after = alive(), left()
+        found[spec[:4]] = {
+            "left": {key: after[key] - before[key] for key in before},
+            "grown": {key: last[key] - second[key] for key in last},
+        }
     return found
 
 
@@ -251,6 +256,21 @@ def left():
         "threads": threading.active_count(),
         "folders": len(os.listdir(tempfile.gettempdir())),
     }
+
+
+def alive():
+    """Count the objects that somebody still holds, and what the tensors among them take."""
+    from yolo_patches.lifecycle import Lifecycle
+    from yolo_patches.patch import Patch
+
+    gc.collect()
+    kinds = {"lifecycles": Lifecycle, "patches": Patch, "modules": torch.nn.Module, "tensors": torch.Tensor}
+    found = {
+        name: [one for one in gc.get_objects() if issubclass(type(one), kind)]  # a proxy may say anything of its class
+        for name, kind in kinds.items()
+    }
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found["tensors"]}
+    return {**{name: len(objects) for name, objects in found.items()}, "bytes": sum(storages.values())}
 
 
 def main():
