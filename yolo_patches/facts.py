@@ -79,6 +79,8 @@ class Optimization:
         weight_decay: The weight decay in the arguments.
         epochs: Epochs of the training.
         warmup_epochs: Upstream's warm-up.
+        patience: Epochs without improvement after which upstream stops; 0 where it does not.
+        hours: How long the training may take, where it ends by the clock; 0 where it has a number of epochs.
     """
 
     optimizer: str = "auto"
@@ -86,6 +88,8 @@ class Optimization:
     weight_decay: float = 0.0005
     epochs: int = 100
     warmup_epochs: float = 3.0
+    patience: int = 0
+    hours: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ class Facts:
         model: What is trained.
         given: The arguments as the user gave them.
         resumed: Of a resumed training, its patches.json: patch name -> its entry. Empty for a new one.
+        validates: Whether upstream validates after each epoch.
         is_resumed: Whether the training is resumed; one that was started without us has no entries.
         inherited: Of a worker, its parent's plan: patch name -> its entry. Empty elsewhere.
         images: Counts the training images, where `doctor` asks: a training has its data set for that. None where they
@@ -195,6 +200,7 @@ class Facts:
     model: Model = field(default_factory=Model)
     given: Given = field(default_factory=Given)
     resumed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validates: bool = True
     is_resumed: bool = False
     inherited: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Callable[[], int | None] = uncounted

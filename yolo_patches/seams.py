@@ -266,11 +266,20 @@ class Validation(Act):
     Attributes:
         epoch: Number of the epoch, from 0.
         final: Whether it is the one at the end.
+        epochs: Epochs of the training.
+        last: Whether the training ends after this epoch: by its number, or because upstream stops early.
+        skip: Returns what upstream is to have instead of a validation: figures that are no numbers, and no fitness.
+        agreed: Returns the first rank's word for something that ranks may see differently. Called by all ranks that
+            validate, or by none.
     """
 
     repeatable: ClassVar[bool] = True
     epoch: int
     final: bool = False
+    epochs: int = 0
+    last: bool = False
+    skip: Callable[[], Any] = lambda: None
+    agreed: Callable[[bool], bool] = bool
 
 
 @dataclass
@@ -333,6 +342,8 @@ class Live:
         loss: Probes the live loss.
         filled: The gaps of the stack that something stands in for.
         train_set: Reads the training set.
+        validations: How many validations upstream has made in the course of this training on this rank; None where
+            nobody has counted.
     """
 
     validates: bool = True
@@ -344,3 +355,4 @@ class Live:
     loss: Callable[[], LossProof] = no_probe
     filled: frozenset[str] = frozenset()
     train_set: Callable[[], TrainSet | None] = no_train_set
+    validations: int | None = None

@@ -153,8 +153,8 @@ def _failure(run: str, ranks: int, folder: Path, done: subprocess.CompletedProce
     ended = re.search(r"Signal \d+ \(\w+\)", output.rpartition("Root Cause")[2])  # the launcher ends the others
     if ended or done.returncode < 0:
         why = ended.group() if ended else signal.Signals(-done.returncode).name
-        words = done.stderr.partition("Root Cause")[0][-2000:]
-        return f"verify: {what} was ended by {why}; where nobody sent it, memory may have run out\n{words}"
+        said = re.split(r"^[WE]\d{4} .*torch/distributed", done.stderr, maxsplit=1, flags=re.MULTILINE)[0][-2000:]
+        return f"verify: {what} was ended by {why}; where nobody sent it, memory may have run out\n{said}".rstrip()
     return f"verify: {what} failed:\n{output[-3000:]}"
 
 

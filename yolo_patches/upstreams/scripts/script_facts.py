@@ -116,6 +116,7 @@ def facts(
             weight_decay=_number(hyp.get("weight_decay"), usual.weight_decay),
             epochs=int(_number(getattr(opt, "epochs", None), usual.epochs)),
             warmup_epochs=_number(hyp.get("warmup_epochs"), usual.warmup_epochs),
+            patience=int(_number(getattr(opt, "patience", None), 0)),
         ),
         devices=known.Devices(world_size=world_size(), kind=device, own_ranks=True),
         loss=known.Loss(normaliser=layout.tasks[task].normaliser, floored=floored),
@@ -127,6 +128,7 @@ def facts(
         ),
         given=given(session, hyp, opt),
         resumed=resumed or {},
+        validates=not getattr(opt, "noval", False),
         is_resumed=bool(getattr(opt, "resume", False)),
         gaps=stack.gaps(),
         images=functools.partial(image_lists.count, str(opt.data), (Path(), session.root, session.root.parent))

@@ -57,6 +57,25 @@ def default_file(file: Path, option: str) -> str | None:
     return None
 
 
+@cache
+def validation(file: Path) -> tuple[int, int] | None:
+    """Return how many values a script takes from its validation, and how many figures the first of them has.
+
+    None where what `.run(...)` returns is not unpacked into `results` and others, or `results` starts from no literal.
+    """
+    tree, values, figures = _parsed(file), 0, 0
+    for node in ast.walk(tree) if tree else ():
+        if not isinstance(node, ast.Assign):
+            continue
+        target, value = node.targets[0], node.value
+        names = [getattr(name, "id", "") for name in target.elts] if isinstance(target, ast.Tuple) else []
+        if names[:1] == ["results"] and isinstance(value, ast.Call) and getattr(value.func, "attr", "") == "run":
+            values = values or len(names)
+        if getattr(target, "id", "") == "results" and isinstance(value, ast.Tuple):
+            figures = figures or len(value.elts)
+    return (values, figures) if values and figures else None
+
+
 def _declared(file: Path) -> Iterator[tuple[list[str], Mapping[str, ast.expr]]]:
     tree = _parsed(file)
     for node in ast.walk(tree) if tree else ():

@@ -35,6 +35,7 @@ from yolo_patches.seams import (
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import FollowedLoader, Steps
+from yolo_patches.upstreams.scripts.validations import Validations
 from yolo_patches.wrapping import Call
 
 #: Written into every script: its least number of warm-up iterations.
@@ -63,6 +64,7 @@ class Training:
         self.train_loader: Any = None
         self.val_loaders: list[Any] = []
         self.val_batch: int | None = None
+        self._validations = Validations(session, opt)
         self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_ended, by_events)
         self._started = self._epoch_checked = self._probing = False
         self._restore: Callable[[], None] | None = None
@@ -179,8 +181,19 @@ class Training:
             self.val_loaders.append(kwargs["dataloader"])
         if self.val_batch is not None and "batch_size" in kwargs:
             kwargs = {**kwargs, "batch_size": self.val_batch}
-        act = Validation(self.epoch, final=bool(kwargs.get("verbose")))
-        result = self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+        def proceed() -> Any:
+            result = wrapped(*args, **kwargs)
+            if not act.final:
+                self.lifecycle.attempt(lambda: self._validations.follow(self.epoch, result), Validation)
+            return result
+
+        final = Validation(self.epoch, final=True)
+        if kwargs.get("verbose"):
+            act = final
+        else:
+            act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation) or final
+        result = self.lifecycle.around(act, proceed)
         self._epoch_ended()
         return result
 
@@ -239,6 +252,7 @@ class Training:
             normalises=isinstance(vars(type(self.criterion)).get("__call__"), wrapt.FunctionWrapper),
             loss=lambda: self._proof,
             filled=frozenset(self.session.filled),
+            validations=self._validations.made,
             train_set=self._train_set,
         )
 

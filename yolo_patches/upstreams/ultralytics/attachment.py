@@ -7,7 +7,9 @@ case: what we do before and after it may fail, and then the patches that need it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 import wrapt
 
 from yolo_patches.activation import ENVIRONMENT, activation, environment
+from yolo_patches.agreement import told
 from yolo_patches.handover import VARIABLE
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
@@ -66,6 +69,9 @@ class Attachment:
         self.lifecycle = lifecycle
         self._begun = False  # a batch has begun: the next preprocessing is the step's own
         self._epochs = 0
+        self._validations: int | None = None
+        self._evaluates = False  # the best weights, at the end
+        self._unvalidated = False  # this epoch has no validation
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -116,13 +122,54 @@ class Attachment:
         return result
 
     def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        return self.lifecycle.around(Validation(self._epoch), lambda: wrapped(*args, **kwargs))
+        self._unvalidated = False
+        act = self.lifecycle.attempt(self._validation, Validation)
+        if act is None:
+            return wrapped(*args, **kwargs)
+        return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+    def _validation(self) -> Validation:
+        epochs = int(self.trainer.epochs)
+        return Validation(
+            self._epoch,
+            epochs=epochs,
+            last=self._epoch + 1 >= epochs or bool(getattr(self.trainer, "stop", False)),
+            skip=self._no_validation,
+            agreed=self._agreed,
+        )
+
+    def _no_validation(self) -> tuple[Any, None]:
+        """Return metrics that are no numbers: results.csv keeps its columns, and says nothing that was not seen."""
+        self._unvalidated = True
+        metrics = getattr(self.trainer, "metrics", None)
+        return (dict.fromkeys(metrics, math.nan) if metrics else metrics), None
+
+    def _agreed(self, word: bool) -> bool:
+        # Before 8.3.225 rank 0 validates alone, and nobody else comes here.
+        if self.lifecycle.plan.world_size == 1 or not hasattr(self.trainer.validator, "gather_stats"):
+            return word
+        return told(str(word)) == str(True)
 
     def _final_eval(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        self._evaluates = True
         return self.lifecycle.around(Validation(self._epoch, final=True), lambda: wrapped(*args, **kwargs))
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        return self.lifecycle.around(Save(self._epoch), lambda: wrapped(*args, **kwargs))
+        with self._nothing_is_best():
+            return self.lifecycle.around(Save(self._epoch), lambda: wrapped(*args, **kwargs))
+
+    @contextmanager
+    def _nothing_is_best(self) -> Iterator[None]:
+        """Where no epoch has been validated yet, keep upstream from taking no fitness for the best: None is None."""
+        trainer = self.trainer
+        if not (self._unvalidated and getattr(trainer, "best_fitness", 0) is None and trainer.fitness is None):
+            yield
+            return
+        trainer.fitness = math.nan
+        try:
+            yield
+        finally:
+            trainer.fitness = None
 
     @property
     def _epoch(self) -> int:
@@ -164,6 +211,7 @@ class Attachment:
         self.trainer.tloss = dict(zip(losses, shared)) if isinstance(losses, dict) else shared.reshape(losses.shape)
 
     def _start(self) -> None:
+        self.lifecycle.attempt(self._count_validations)
         live = self.lifecycle.attempt(self._live)
         if live is not None:
             self.lifecycle.start(live, self._batch)
@@ -173,6 +221,19 @@ class Attachment:
             LOGGER.info(self.lifecycle.plan.banner())
             self.lifecycle.warn()
             self.lifecycle.write(Path(self.trainer.save_dir))
+
+    def _count_validations(self) -> None:
+        """Count what the validator does by its own event, but for the evaluation of the best weights at the end."""
+        validator = getattr(self.trainer, "validator", None)
+        if validator is None or not self.lifecycle.listens(Validation):
+            return
+        self._validations = 0
+
+        def began(_: Any) -> None:
+            assert self._validations is not None
+            self._validations += not self._evaluates
+
+        validator.callbacks["on_val_start"].append(began)
 
     def _record(self) -> None:
         """Measure the patches' effect once more, and write the plan."""
@@ -211,6 +272,7 @@ class Attachment:
             normalises=loss_wrappers.normalises(trainer.model),
             loss=self.prove,
             filled=stack_gaps.filled(),
+            validations=self._validations,
             train_set=lambda: live_train_set.read(getattr(getattr(trainer, "train_loader", None), "dataset", None)),
         )
 

@@ -124,6 +124,8 @@ def facts(
             weight_decay=args.get("weight_decay", 0.0005),
             epochs=args.get("epochs") or 100,
             warmup_epochs=args.get("warmup_epochs") or 0.0,
+            patience=int(args.get("patience") or 0),
+            hours=float(args.get("time") or 0),
         ),
         devices=known.Devices(
             world_size=world_size(args.get("device")) if ranks is None else ranks.world_size,
@@ -139,6 +141,7 @@ def facts(
         model=model_facts.model(owner, args),
         given=given or Given(),
         resumed=resumed or {},
+        validates=bool(args.get("val", True)),
         is_resumed=bool(args.get("resume")),
         inherited=inherited or {},
         gaps=stack_gaps.gaps(),

@@ -1,0 +1,65 @@
+"""The validations of a script's training: which is the last, and what stands in for one that is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from yolo_patches.errors import PatchesError
+from yolo_patches.seams import Validation
+from yolo_patches.upstreams.scripts import source
+from yolo_patches.upstreams.scripts.session import Session
+
+
+class Validations:
+    """Follows the validations between epochs.
+
+    Args:
+        session: The script's.
+        opt: The script's parsed arguments.
+    """
+
+    def __init__(self, session: Session, opt: Any) -> None:
+        self.session = session
+        self.opt = opt
+        self.made: int | None = None
+        self._best, self._best_epoch = 0.0, 0
+        self._maps: Any = None
+
+    def act(self, epoch: int, model: Any) -> Validation:
+        """Return the act of the validation after an epoch."""
+        self.made = self.made or 0
+        return Validation(
+            epoch, epochs=int(self.opt.epochs), last=self._last(epoch), skip=lambda: self._no_validation(model)
+        )
+
+    def _last(self, epoch: int) -> bool:
+        """Return whether the training ends with this epoch, unless its validation finds it better than all before.
+
+        Upstream's early stopping counts the epochs since the best one, and would stop on figures that are no numbers.
+        """
+        patience = int(getattr(self.opt, "patience", 0) or 0)
+        return epoch + 1 >= int(self.opt.epochs) or 0 < patience <= epoch - self._best_epoch
+
+    def _no_validation(self, model: Any) -> tuple[Any, ...]:
+        """Return figures that are no numbers: results.csv keeps its columns, and no weights are called best."""
+        import numpy
+
+        shape = source.validation(self.session.root / self.session.script)
+        if shape is None:
+            raise PatchesError(f"what a validation returns to {self.session.script} is not known")
+        values, figures = shape
+        maps = numpy.zeros(getattr(model, "module", model).nc) if self._maps is None else self._maps
+        return ((math.nan,) * figures, *(maps for _ in range(values - 2)), None)
+
+    def follow(self, epoch: int, result: tuple[Any, ...]) -> None:
+        """Follow a validation that has been made, as upstream's early stopping does."""
+        import numpy
+
+        self.made = (self.made or 0) + 1
+        self._maps = result[1]
+        names: Mapping[str, Any] = vars(self.session.module)
+        fitness = float(numpy.asarray(names["fitness"](numpy.array(result[0]).reshape(1, -1))).item())
+        if fitness >= self._best:
+            self._best, self._best_epoch = fitness, epoch
