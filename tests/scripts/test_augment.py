@@ -24,7 +24,7 @@ def changes(item):
 
 
 @pytest.mark.parametrize(("size", "expected"), [
-    ("s", {}), ("m", HIGH), ("x", HIGH),
+    ("s", {}), ("m", HIGH),
 ])  # fmt: skip
 def test_yolov5_sizes(size, expected, python, yolov5, data):
     """Its default file is for small models; the authors trained m, l and x with another one."""

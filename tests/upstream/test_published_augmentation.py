@@ -189,4 +189,3 @@ def test_in_the_live_transforms(version, release, python, digits, tmp_path):
     assert "this one has 16 images" in notes
     arguments = yaml.safe_load((tmp_path / "patched" / "args.yaml").read_text())
     assert [arguments[name] for name in ("scale", "mixup", "copy_paste")] == theirs[:3]
-    assert train("none", patches="none")["live"] == [0.5, 0.0, 0.0, 1.0]
