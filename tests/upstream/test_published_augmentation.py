@@ -180,7 +180,7 @@ def test_in_the_live_transforms(version, release, python, digits, tmp_path):
     theirs = [0.9, 0.15, 0.3, 1.0]
     patched = train("patched", patches="augment:recipe=yolov10x")
     assert patched["live"] == theirs
-    # Up to 8.3.2 what close_mosaic switches off is switched off in the saved arguments, too (ultralytics#16627).
+    # Before ultralytics#16627 what close_mosaic switches off was switched off in the saved arguments, too.
     assert patched["checkpoint"] == (theirs if version == NEWEST else [0.9, 0.0, 0.0, 0.0])
     plan = json.loads((tmp_path / "patched" / "patches.json").read_text())
     assert entry(plan, "augment")["verified"] is True  # close_mosaic has changed the transforms since
