@@ -49,7 +49,7 @@ class Augment(Patch):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._decision = Decision("inert", "upstream has not shown its arguments")
-        self._scratch = self._seen = False
+        self._seen = False
 
     def decide(self, facts: Facts) -> Decision:
         """Return what has been set when the arguments were seen; workers and resumed trainings have it in theirs."""
@@ -59,10 +59,9 @@ class Augment(Patch):
             raise PatchesError(
                 f"augment:recipe={wanted} is no published model{nearest(wanted, known)}; valid are {', '.join(known)}"
             )
-        self._scratch = facts.model.scratch
         images = facts.images()
         if images is not None:
-            self.notes += advice(images, self._scratch)
+            self.notes += advice(images, facts.model.scratch)
         if facts.inherited:
             self._take_over(facts.inherited.get(self.name, {}))
         elif facts.is_resumed:

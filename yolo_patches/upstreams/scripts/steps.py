@@ -101,7 +101,7 @@ def _close_after_backward(_: Any) -> None:
 
 
 class FollowedLoader(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
-    """The training loader, each pass over which begins by a function.
+    """A loader, each pass over which begins by a function.
 
     Args:
         loader: The loader.

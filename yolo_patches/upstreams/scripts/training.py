@@ -135,6 +135,8 @@ class Training:
             self.lifecycle.attempt(lambda: self._val_batch(call), ValLoader)
             result = wrapped(*call.args, **call.kwargs)
             self.lifecycle.attempt(lambda: self.val_loaders.append(result[0]), ValLoader)
+            if self.lifecycle.listens(Validation):
+                return (FollowedLoader(result[0], self._validations.passing), *result[1:])
             return result
         result = wrapped(*call.args, **call.kwargs)
         self.lifecycle.attempt(lambda: self._warm_up(result[0], call["hyp"]), WarmUp)
@@ -181,19 +183,18 @@ class Training:
             self.val_loaders.append(kwargs["dataloader"])
         if self.val_batch is not None and "batch_size" in kwargs:
             kwargs = {**kwargs, "batch_size": self.val_batch}
+        final = self._validations.final = bool(kwargs.get("verbose"))
+        act: Validation | None = Validation(self.epoch, final=final)
+        if not final and self.lifecycle.listens(Validation):
+            act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation)
 
         def proceed() -> Any:
             result = wrapped(*args, **kwargs)
-            if not act.final:
+            if not final and self.lifecycle.listens(Validation):
                 self.lifecycle.attempt(lambda: self._validations.follow(self.epoch, result), Validation)
             return result
 
-        final = Validation(self.epoch, final=True)
-        if kwargs.get("verbose"):
-            act = final
-        else:
-            act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation) or final
-        result = self.lifecycle.around(act, proceed)
+        result = proceed() if act is None else self.lifecycle.around(act, proceed)
         self._epoch_ended()
         return result
 
@@ -253,7 +254,7 @@ class Training:
             loss=lambda: self._proof,
             filled=frozenset(self.session.filled),
             validations=self._validations.made,
-            train_set=self._train_set,
+            train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
 
     def _train_set(self) -> TrainSet | None:

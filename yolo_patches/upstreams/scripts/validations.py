@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from yolo_patches.errors import PatchesError
@@ -23,9 +23,16 @@ class Validations:
     def __init__(self, session: Session, opt: Any) -> None:
         self.session = session
         self.opt = opt
+        self.final = False  # the one under way is that of the best weights, at the end
         self.made: int | None = None
         self._best, self._best_epoch = 0.0, 0
         self._maps: Any = None
+
+    def passing(self, loader: Any) -> Iterator[Any]:
+        """Return the iterator of a pass over the validation images, and count it."""
+        if not self.final:
+            self.made = (self.made or 0) + 1
+        return iter(loader)
 
     def act(self, epoch: int, model: Any) -> Validation:
         """Return the act of the validation after an epoch."""
@@ -57,7 +64,6 @@ class Validations:
         """Follow a validation that has been made, as upstream's early stopping does."""
         import numpy
 
-        self.made = (self.made or 0) + 1
         self._maps = result[1]
         names: Mapping[str, Any] = vars(self.session.module)
         fitness = float(numpy.asarray(names["fitness"](numpy.array(result[0]).reshape(1, -1))).item())

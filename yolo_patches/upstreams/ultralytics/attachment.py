@@ -30,6 +30,7 @@ from yolo_patches.seams import (
     ModelBuilt,
     Normaliser,
     Save,
+    TrainSet,
     Validation,
     ValLoader,
 )
@@ -123,7 +124,7 @@ class Attachment:
 
     def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self._unvalidated = False
-        act = self.lifecycle.attempt(self._validation, Validation)
+        act = self.lifecycle.attempt(self._validation, Validation) if self.lifecycle.listens(Validation) else None
         if act is None:
             return wrapped(*args, **kwargs)
         return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
@@ -223,17 +224,19 @@ class Attachment:
             self.lifecycle.write(Path(self.trainer.save_dir))
 
     def _count_validations(self) -> None:
-        """Count what the validator does by its own event, but for the evaluation of the best weights at the end."""
+        """Count what the validator does by its own event, but for the evaluation of the best weights at the end.
+
+        Its callbacks are those of the user's YOLO object, which outlives the training: nothing of ours goes there.
+        """
         validator = getattr(self.trainer, "validator", None)
-        if validator is None or not self.lifecycle.listens(Validation):
-            return
-        self._validations = 0
+        if validator is not None and self.lifecycle.listens(Validation):
+            self._validations = 0
+            bind(validator, "run_callbacks", self._validator_event)
 
-        def began(_: Any) -> None:
-            assert self._validations is not None
+    def _validator_event(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        if (args[0] if args else kwargs.get("event")) == "on_val_start" and self._validations is not None:
             self._validations += not self._evaluates
-
-        validator.callbacks["on_val_start"].append(began)
+        return wrapped(*args, **kwargs)
 
     def _record(self) -> None:
         """Measure the patches' effect once more, and write the plan."""
@@ -273,8 +276,11 @@ class Attachment:
             loss=self.prove,
             filled=stack_gaps.filled(),
             validations=self._validations,
-            train_set=lambda: live_train_set.read(getattr(getattr(trainer, "train_loader", None), "dataset", None)),
+            train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
+
+    def _train_set(self) -> TrainSet | None:
+        return live_train_set.read(getattr(getattr(self.trainer, "train_loader", None), "dataset", None))
 
     def prove(self) -> LossProof:
         """Probe the live loss, once."""
