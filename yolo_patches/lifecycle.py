@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,14 +32,14 @@ from yolo_patches.facts import Facts
 from yolo_patches.handover import Handover
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Decision, Entry, Plan
-from yolo_patches.seams import Act, Arguments, Live, Seam, StackGap
+from yolo_patches.seams import Act, Arguments, Evaluation, Live, Seam, StackGap
 from yolo_patches.selection import Selection
 
 S = TypeVar("S", bound=Seam)
 T = TypeVar("T")
 
 #: Seams at which a rank may go on as upstream without the others: nothing that ranks share comes of them.
-ALONE: tuple[type[Seam], ...] = (StackGap,)
+ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation)
 
 
 def consult(selection: Selection, seam: S) -> S:
@@ -83,6 +83,7 @@ class Lifecycle:
         self._told: set[str] = set()
         self._patches: dict[str, Patch] = {}
         self._dropped: dict[str, Patch] = {}
+        self._lacking: dict[str, Patch] = {}
         self._stepped = False
         self._closed = False
         entries = []
@@ -104,6 +105,7 @@ class Lifecycle:
                 raise PatchesError(f"{name}: unavailable with {upstream} {version} ({'; '.join(lacking)})")
             elif lacking:
                 decision = Decision("unavailable", "; ".join(lacking))
+                self._lacking[name] = patch
             else:
                 self._patches[name] = patch
             entries.append(Entry(name, decision, options=options))
@@ -128,6 +130,11 @@ class Lifecycle:
         """
         self.facts = facts
         self.plan.world_size, self.plan.global_batch = facts.world_size, facts.batch.size
+        for name, patch in self._lacking.items():
+            with suppress(Exception):  # it is not going to act
+                decision = patch.decide(facts)
+                if decision.status == "inert" and not patch.follows:  # nothing is lost, and nobody need be told
+                    self._entry(name).decision = decision
         for name, patch in list(self._patches.items()):
             entry = self._entry(name)
             try:

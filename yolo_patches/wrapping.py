@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import wrapt
@@ -122,3 +123,18 @@ class Wrapping:
 def bind(instance: Any, name: str, wrapper: Wrapper) -> None:
     """Wrap a bound method on one object only: subclasses' overrides are covered, and the class stays as it was."""
     setattr(instance, name, wrapt.FunctionWrapper(getattr(instance, name), wrapper))
+
+
+@contextmanager
+def instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Have another function under a name of a module or object."""
+    before = vars(owner).get(name, owner)
+    vars(owner)[name] = function
+    try:
+        yield
+    finally:
+        if vars(owner).get(name) is function:  # else somebody has replaced it meanwhile, and it is theirs
+            if before is owner:
+                del vars(owner)[name]
+            else:
+                vars(owner)[name] = before

@@ -9,6 +9,7 @@ from yolo_patches.activation import activation
 from yolo_patches.seams import (
     Arguments,
     EpochLosses,
+    Evaluation,
     Loading,
     ModelBuilt,
     Normaliser,
@@ -53,6 +54,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         WarmUp: there.loaders("hyp") + there.does_not_say("hyp['warmup_epochs'] * nb"),
         Normaliser: there.criteria(task.criteria, task.assigner) + there.steps(),
         Validation: there.does_not_say("validate.run("),
+        Evaluation: there.does_not_say("validate.run("),
         Loading: there.loaders(),
         Save: there.does_not_say("torch.save("),
         Step: [NOWHERE],

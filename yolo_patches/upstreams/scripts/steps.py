@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import wrapt
 
 from yolo_patches.nn import common_step
 from yolo_patches.upstreams.scripts.script_seams import STEP_EVENT
@@ -98,19 +97,3 @@ class Steps:
 
 def _close_after_backward(_: Any) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(common_step.close)
-
-
-class FollowedLoader(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
-    """A loader, each pass over which begins by a function.
-
-    Args:
-        loader: The loader.
-        begin: Returns the iterator of a pass.
-    """
-
-    def __init__(self, loader: Any, begin: Callable[[Any], Iterator[Any]]) -> None:
-        super().__init__(loader)
-        self._self_begin = begin
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._self_begin(self.__wrapped__)

@@ -32,9 +32,11 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
+from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.upstreams.scripts import evaluation
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
-from yolo_patches.upstreams.scripts.steps import FollowedLoader, Steps
+from yolo_patches.upstreams.scripts.steps import Steps
 from yolo_patches.upstreams.scripts.validations import Validations
 from yolo_patches.wrapping import Call
 
@@ -189,7 +191,8 @@ class Training:
             act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation)
 
         def proceed() -> Any:
-            result = wrapped(*args, **kwargs)
+            with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as call:
+                result = wrapped(*args, **call)
             if not final and self.lifecycle.listens(Validation):
                 self.lifecycle.attempt(lambda: self._validations.follow(self.epoch, result), Validation)
             return result

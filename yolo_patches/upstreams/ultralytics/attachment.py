@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import wrapt
 
 from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import told
@@ -24,6 +24,7 @@ from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
+    Evaluation,
     Live,
     Loading,
     LossProof,
@@ -34,7 +35,8 @@ from yolo_patches.seams import (
     Validation,
     ValLoader,
 )
-from yolo_patches.upstreams.ultralytics import live_train_set, loss_wrappers, stack_gaps
+from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
 from yolo_patches.wrapping import Call as Called
@@ -73,6 +75,7 @@ class Attachment:
         self._validations: int | None = None
         self._evaluates = False  # the best weights, at the end
         self._unvalidated = False  # this epoch has no validation
+        self._trusted: dict[str, bool] = {}  # parts of validations
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -125,9 +128,26 @@ class Attachment:
     def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self._unvalidated = False
         act = self.lifecycle.attempt(self._validation, Validation) if self.lifecycle.listens(Validation) else None
-        if act is None:
-            return wrapped(*args, **kwargs)
-        return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+        def validate() -> Any:
+            with self._evaluation():
+                return wrapped(*args, **kwargs)
+
+        return validate() if act is None else self.lifecycle.around(act, validate)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Let a validation be made of the parts that patches have made of upstream's."""
+        validator = getattr(self.trainer, "validator", None)
+        with ExitStack() as stack:
+            if validator is not None and self.lifecycle.listens(Evaluation):
+                self.lifecycle.attempt(lambda: stack.enter_context(self._parts(validator)), Evaluation)
+            yield
+
+    def _parts(self, validator: Any) -> Any:
+        before = evaluation.parts(self.trainer, validator, self._trusted)
+        parts = self.lifecycle.fire(replace(before))
+        return evaluation.in_place(self.lifecycle, self.trainer, parts, before)
 
     def _validation(self) -> Validation:
         epochs = int(self.trainer.epochs)
@@ -153,7 +173,12 @@ class Attachment:
 
     def _final_eval(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self._evaluates = True
-        return self.lifecycle.around(Validation(self._epoch, final=True), lambda: wrapped(*args, **kwargs))
+
+        def evaluate() -> Any:
+            with self._evaluation():
+                return wrapped(*args, **kwargs)
+
+        return self.lifecycle.around(Validation(self._epoch, final=True), evaluate)
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         with self._nothing_is_best():
@@ -258,8 +283,11 @@ class Attachment:
         return RANK in {-1, 0}
 
     def _follow_loader(self) -> None:
-        if not isinstance(self.trainer.train_loader, _Loader):  # an out-of-memory retry builds another one
-            self.trainer.train_loader = _Loader(self.trainer.train_loader, self)
+        if not isinstance(self.trainer.train_loader, FollowedLoader):  # an out-of-memory retry builds another one
+            self.trainer.train_loader = FollowedLoader(self.trainer.train_loader, self._pass)
+
+    def _pass(self, loader: Any) -> Any:
+        return self.lifecycle.around(Loading(loader, self._epoch), lambda: iter(loader))
 
     def _live(self) -> Live:
         trainer = self.trainer
@@ -294,16 +322,3 @@ class Attachment:
         if left_alone and self.lifecycle.listens(Normaliser):
             return LossProof(None, None, f"{left_alone[0]} is not as we know it")
         return prove(self.trainer.model, str(self.trainer.args.task))
-
-
-class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg]
-    """The training loader, whose passes come to the patches."""
-
-    def __init__(self, loader: Any, attachment: Attachment) -> None:
-        super().__init__(loader)
-        self._self_attachment = attachment
-
-    def __iter__(self) -> Any:
-        attachment = self._self_attachment
-        loader = self.__wrapped__
-        return attachment.lifecycle.around(Loading(loader, attachment._epoch), lambda: iter(loader))

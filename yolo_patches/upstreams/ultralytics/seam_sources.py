@@ -9,6 +9,7 @@ from yolo_patches.activation import activation
 from yolo_patches.seams import (
     Arguments,
     EpochLosses,
+    Evaluation,
     Loading,
     ModelBuilt,
     Normaliser,
@@ -56,6 +57,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     EpochLosses: (),
     Step: ("optimizer_step",),
     Validation: ("validate", "final_eval"),
+    Evaluation: ("validate",),
     Save: ("save_model",),
     Loading: (),
     StackGap: (),

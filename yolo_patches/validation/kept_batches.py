@@ -1,0 +1,127 @@
+"""The batches of a loader that gives the same ones in every pass, kept from the first pass on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy
+import torch
+
+#: Random numbers that one image may draw and that we look for, at most: upstream draws one in validation, too.
+DRAWS = 4
+
+
+class KeptBatches:
+    """Keep what a loader gives.
+
+    A loader that works in this process draws random numbers for every image, also where nothing comes of them. A pass
+    over what is kept draws as many, so that the training after it is the same.
+
+    Args:
+        limit: Bytes that may be kept.
+        images: Finds the images of a batch, and how many they are.
+    """
+
+    def __init__(self, limit: int, images: Callable[[Any], torch.Tensor | None]) -> None:
+        self.why = ""
+        self.size = 0
+        self._limit = limit
+        self._images = images
+        self._batches: list[Any] = []
+        self._draws: list[int] = []
+        self._complete = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether passes are made over what is kept."""
+        return self._complete
+
+    def passing(self, loader: Any) -> Iterator[Any]:
+        """Return the iterator of a pass over the loader, or over what has been kept of it."""
+        if self._complete:
+            return self._replayed()
+        return iter(loader) if self.why else self._recorded(loader)
+
+    def _recorded(self, loader: Any) -> Iterator[Any]:
+        self._forget()
+        state = _state()
+        batches = iter(loader)
+        if not _same(state, _state()):
+            self._forget("its passes draw random numbers when they begin")
+        for _ in range(len(loader)):
+            before = random.getstate(), _state()
+            try:
+                batch = next(batches)
+            except StopIteration:  # fewer than it says
+                return
+            try:
+                self._keep(batch, len(loader), *before)
+            except Exception as error:  # upstream's pass goes on
+                self._forget(f"{type(error).__name__}: {error}")
+            yield batch
+        self._complete = not self.why
+
+    def _keep(self, batch: Any, batches: int, before: Any, others: Any) -> None:
+        if self.why:
+            return
+        images = self._images(batch)
+        draws = None if images is None else _draws(before, random.getstate(), DRAWS * len(images))
+        if draws is None or not _same(others, _state()):
+            self._forget("its images draw random numbers in a way that we do not know")
+            return
+        self._batches.append(_copied(batch, keep=()))
+        self._draws.append(draws)
+        self.size += _size(batch)
+        expected = max(self.size, self.size / len(self._batches) * batches)
+        if expected > self._limit:
+            self._forget(f"{expected / 2**30:.1f} GiB are more than may be kept")
+
+    def _forget(self, why: str = "") -> None:
+        self.why = self.why or why
+        self._batches, self._draws, self.size = [], [], 0
+
+    def _replayed(self) -> Iterator[Any]:
+        for batch, draws in zip(self._batches, self._draws):
+            for _ in range(draws):
+                random.random()
+            yield _copied(batch, keep=(torch.uint8,))
+
+
+def _state() -> tuple[Any, Any]:
+    return numpy.random.get_state(), torch.get_rng_state()
+
+
+def _same(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    return one[0][2] == other[0][2] and numpy.array_equal(one[0][1], other[0][1]) and torch.equal(one[1], other[1])
+
+
+def _draws(before: Any, after: Any, most: int) -> int | None:
+    """Return how many random numbers lie between two states of Python's generator, or None where it is not known."""
+    generator = random.Random()
+    generator.setstate(before)
+    for draws in range(most + 1):
+        if generator.getstate() == after:
+            return draws
+        generator.random()
+    return None
+
+
+def _copied(value: Any, keep: tuple[torch.dtype, ...]) -> Any:
+    """Return a batch whose tensors are its own, but for those of a type that nobody changes in place."""
+    if isinstance(value, torch.Tensor):
+        return value if value.dtype in keep else value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(item, keep) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item, keep) for item in value)
+    return value
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, (dict, list, tuple)):
+        return sum(map(_size, value.values() if isinstance(value, dict) else value))
+    return 0
