@@ -119,11 +119,13 @@ class Loss:
         normaliser: What each rank divides this task's loss by, in words; empty where ranks have nothing to share.
         mean: Whether the loss is known as a mean over images. Otherwise it is multiplied by the batch.
         floored: Whether upstream keeps its normaliser away from zero.
+        validated: Whether upstream computes it in validation, too.
     """
 
     normaliser: str = ""
     mean: bool = False
     floored: bool = True
+    validated: bool = True
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,9 @@ class Evaluation(Seam):
             patch may set it.
         patient: Whether suppression is to take its time; upstream drops the images that it has not come to after a
             while. A patch may set it.
-        loss: Whether the loss is evaluated; a patch may clear it, and its columns then say nan.
+        loss: Whether the loss is evaluated. A patch may clear it, and its columns then say nan; or set it where
+            upstream leaves it at zero.
+        results: What has come of it, when it has been made: "losses", where they were computed for a patch.
         trusted: Parts that were compared with upstream's where they are put to use -> whether they were equal; those
             that were not are upstream's.
     """
@@ -343,6 +345,7 @@ class Evaluation(Seam):
     metrics_on_cpu: bool = False
     patient: bool = False
     loss: bool = True
+    results: dict[str, Any] = field(default_factory=dict)
     trusted: dict[str, bool] = field(default_factory=dict)
 
 

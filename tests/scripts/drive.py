@@ -5,6 +5,7 @@ Started with a file of runs, to which it adds what it has seen: see `tests.scrip
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -66,6 +67,7 @@ def validation(module):
     if run is None or hasattr(run, "records"):
         return
 
+    @functools.wraps(run)
     def recorded(*args, **kwargs):
         seen["validations"].append(kwargs["batch_size"])
         return run(*args, **kwargs)

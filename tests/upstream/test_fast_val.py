@@ -103,3 +103,13 @@ from yolo_patches.validation import kept_batches, matching, scaled_images, suppr
         assert {key: fast[key] for key in SAME} == {key: upstream[key] for key in SAME}, wrong
         assert fast["plan"]["fast-val"]["status"] == status, wrong
         assert reason in fast["plan"]["fast-val"]["reason"], wrong
+
+
+@pytest.mark.parametrize(("version", "way"), [
+    ("8.0.200", "by_overlap"), (OLDEST, "by_overlap"), ("8.4.60", "by_overlap"), (NEWEST, "by_prediction")
+])  # fmt: skip
+def test_fuzzed(version, way, release, python):
+    found, hits, ties, kept = last_json(python(PROGRAM.with_name("fuzzed_validation.py"), **release(version)))
+    assert found == way
+    assert hits > 5000 and kept > 2000
+    assert bool(ties) == (way == "by_overlap")

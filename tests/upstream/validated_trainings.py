@@ -56,6 +56,9 @@ def train(arguments):
     crowd, interrupt = arguments.pop("crowd", 0), arguments.pop("interrupt", None)
 
     def on_train_start(trainer):
+        for event in (on_val_start, on_val_end):  # 8.0.200 does not hand the trainer's callbacks on
+            if event not in trainer.validator.callbacks[event.__name__]:
+                trainer.validator.callbacks[event.__name__].append(event)
         if crowd:
             seen["crowd"] = Crowd(crowd, list(trainer.test_loader), trainer.data["nc"])
 

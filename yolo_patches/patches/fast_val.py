@@ -112,11 +112,11 @@ class FastVal(Patch):
             seam.scale = self._scaling()
         self._trusted = seam.trusted
         seam.metrics_on_cpu = not seam.on_cpu
-        seam.loss = self.values["loss"]
+        seam.loss = seam.loss and self.values["loss"]
         if seam.unchanging:
             seam.passing = self._keeping(seam.images)
         parts: tuple[object, ...] = (seam.nms, seam.match, seam.scale)
-        if all(part is None for part in parts) and not seam.unchanging and seam.loss:
+        if all(part is None for part in parts) and not seam.unchanging and self.values["loss"]:
             return Decision("inert", "this validation has no part that can be done at less cost")
         return self._decision()
 

@@ -22,3 +22,11 @@ class FollowedLoader(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ig
 
     def __iter__(self) -> Iterator[Any]:
         return self._self_begin(self.__wrapped__)
+
+
+def read_by(loader: Any, begin: Callable[[Any], Iterator[Any]]) -> FollowedLoader:
+    """Return a loader whose passes begin by a function, inside of whoever follows them already."""
+    if not isinstance(loader, FollowedLoader):
+        return FollowedLoader(loader, begin)
+    follower = loader._self_begin
+    return FollowedLoader(loader.__wrapped__, lambda inner: follower(FollowedLoader(inner, begin)))

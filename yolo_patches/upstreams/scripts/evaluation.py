@@ -14,7 +14,8 @@ import torch
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.seams import Evaluation
-from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.upstreams.followed_loader import FollowedLoader, read_by
+from yolo_patches.upstreams.scripts.validation_losses import ValidationLosses
 from yolo_patches.wrapping import instead
 
 #: Upstream's function that tells which predictions are right, by boxes.
@@ -23,7 +24,9 @@ DATA_SETS = ("LoadImagesAndLabels", "LoadImagesAndLabelsAndMasks")
 
 
 @contextmanager
-def in_place(lifecycle: Lifecycle, module: Any, keywords: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def in_place(
+    lifecycle: Lifecycle, module: Any, keywords: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], Callable[[Any], Any]]]:
     """Let a validation be made of the parts that patches have made of upstream's.
 
     Args:
@@ -32,18 +35,21 @@ def in_place(lifecycle: Lifecycle, module: Any, keywords: dict[str, Any]) -> Ite
         keywords: Of the call that validates.
 
     Yields:
-        The keywords to call with.
+        The keywords to call with, and what makes of the result what the script is to have.
     """
     with ExitStack() as stack:
         made = None
         if isinstance(module, ModuleType) and lifecycle.listens(Evaluation):
             made = lifecycle.attempt(lambda: _put(stack, lifecycle, module, keywords), Evaluation)
-        yield keywords if made is None else made
+        yield made or (keywords, lambda result: result)
 
 
-def _put(stack: ExitStack, lifecycle: Lifecycle, module: ModuleType, keywords: dict[str, Any]) -> dict[str, Any]:
-    before = _parts(module, keywords)
+def _put(
+    stack: ExitStack, lifecycle: Lifecycle, module: ModuleType, keywords: dict[str, Any]
+) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    before = _parts(lifecycle, module, keywords)
     parts = lifecycle.fire(replace(before))
+    keywords = dict(keywords)
     if parts.nms is not before.nms:
         nms = _guarded(lifecycle, parts.nms, before.nms)
         stack.enter_context(instead(import_module("torchvision").ops, "nms", nms))
@@ -51,8 +57,18 @@ def _put(stack: ExitStack, lifecycle: Lifecycle, module: ModuleType, keywords: d
         matching = _guarded(lifecycle, _matching(module, parts.match), vars(module)[MATCHING])
         stack.enter_context(instead(module, MATCHING, matching))
     if parts.passing is not before.passing:
-        return {**keywords, "dataloader": FollowedLoader(keywords["dataloader"], parts.passing)}
-    return keywords
+        keywords["dataloader"] = read_by(keywords["dataloader"], parts.passing)
+    if not parts.loss or before.loss:
+        return keywords, lambda result: result
+    losses = ValidationLosses(keywords, lambda do: lifecycle.attempt(do, Evaluation))
+    stack.enter_context(losses.computed())
+    keywords["dataloader"] = FollowedLoader(keywords["dataloader"], lambda loader: losses.following(iter(loader)))
+
+    def tell(result: Any) -> Any:
+        told, parts.results["losses"] = losses.told(result)
+        return told
+
+    return keywords, lambda result: lifecycle.attempt(lambda: tell(result), Evaluation) or result
 
 
 def _guarded(lifecycle: Lifecycle, ours: Any, upstreams: Any) -> Callable[..., Any]:
@@ -63,14 +79,14 @@ def _guarded(lifecycle: Lifecycle, ours: Any, upstreams: Any) -> Callable[..., A
     return call
 
 
-def _parts(module: ModuleType, keywords: Mapping[str, Any]) -> Evaluation:
+def _parts(lifecycle: Lifecycle, module: ModuleType, keywords: Mapping[str, Any]) -> Evaluation:
     loader = keywords.get("dataloader")
     limit = inspect.signature(vars(module)["run"]).parameters.get("max_det")
     function = vars(module).get(MATCHING)
     known = (
         callable(function) and list(inspect.signature(function).parameters) == PARAMETERS and "box_iou" in vars(module)
     )
-    model = keywords.get("model")
+    model, facts = keywords.get("model"), lifecycle.facts
     return Evaluation(
         unchanging=loader is not None and _unchanging(loader),
         images=lambda batch: batch[0] if isinstance(batch, (list, tuple)) and batch else None,
@@ -78,6 +94,7 @@ def _parts(module: ModuleType, keywords: Mapping[str, Any]) -> Evaluation:
         limit=lambda: int(limit.default) if limit is not None else 0,
         match=_upstreams_matching(module) if known else None,
         on_cpu=model is not None and next(model.parameters()).device.type == "cpu",
+        loss=facts is None or facts.loss.validated,
     )
 
 

@@ -104,6 +104,7 @@ def facts(
     """
     layout = session.layout
     task = layout.scripts[session.script]
+    script = session.root / session.script
     usual = known.Optimization()
     return Facts(
         upstream=layout.name,
@@ -119,7 +120,9 @@ def facts(
             patience=int(_number(getattr(opt, "patience", None), 0)),
         ),
         devices=known.Devices(world_size=world_size(), kind=device, own_ranks=True),
-        loss=known.Loss(normaliser=layout.tasks[task].normaliser, floored=floored),
+        loss=known.Loss(
+            normaliser=layout.tasks[task].normaliser, floored=floored, validated=_validates_loss(session, script)
+        ),
         model=known.Model(
             name=Path(str(getattr(opt, "cfg", ""))).stem,
             scratch=not str(getattr(opt, "weights", "")).endswith(".pt"),
@@ -135,6 +138,13 @@ def facts(
         if forecasting.get()
         else known.uncounted,
     )
+
+
+def _validates_loss(session: Session, script: Path) -> bool:
+    """Return whether the script's validation calls the criterion that it is given, in code and not in a comment."""
+    module = source.validator(script).removeprefix(f"{session.layout.name}.")
+    file = session.root.joinpath(*module.split(".")).with_suffix(".py")
+    return "compute_loss" not in source.functions(file).get("run", ()) or "compute_loss(" in source.code(file)
 
 
 def _recognised(session: Session, cfg: str) -> known.Recognised:

@@ -58,6 +58,19 @@ def default_file(file: Path, option: str) -> str | None:
 
 
 @cache
+def validator(script: Path) -> str:
+    """Return the module that a script calls `validate`, by its name in the checkout; empty where there is none."""
+    tree = _parsed(script)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            within = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
+            named = [f"{within}{alias.name}" for alias in node.names if alias.asname == "validate"]
+            if named:
+                return named[0]
+    return ""
+
+
+@cache
 def validation(file: Path) -> tuple[int, int] | None:
     """Return how many values a script takes from its validation, and how many figures the first of them has.
 

@@ -191,8 +191,8 @@ class Training:
             act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation)
 
         def proceed() -> Any:
-            with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as call:
-                result = wrapped(*args, **call)
+            with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as (call, told):
+                result = told(wrapped(*args, **call))
             if not final and self.lifecycle.listens(Validation):
                 self.lifecycle.attempt(lambda: self._validations.follow(self.epoch, result), Validation)
             return result

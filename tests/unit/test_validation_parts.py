@@ -1,0 +1,121 @@
+"""The parts of a validation: pieces of suppression, images in memory that is used again, batches that are kept."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+
+from yolo_patches.patches import fast_val
+from yolo_patches.seams import Suppression
+from yolo_patches.validation import allocator, host_memory, suppression
+from yolo_patches.validation.kept_batches import KeptBatches
+from yolo_patches.validation.scaled_images import ScaledImages
+
+
+def test_suppression_stops_when_it_has_enough():
+    looked = []
+
+    def nms(boxes, scores, threshold):
+        looked.append(len(boxes))
+        return torch.arange(len(boxes))  # keeps all
+
+    scores = torch.arange(1000.0)
+    kept = suppression.best_kept(nms, torch.rand(1000, 4), scores, 0.7, 50)
+    assert looked == [100]
+    assert kept[:50].tolist() == list(range(999, 949, -1))
+
+
+def test_more_candidates_than_upstream_looks_at_are_upstreams(monkeypatch):
+    monkeypatch.setattr(suppression, "MOST", 9)
+    how = Suppression(0.001, 0.7, 5, False, 300)
+    assert suppression.suppress(None, torch.ones(1, 9, 2), how) is None
+
+
+def test_scaled_images_use_their_memory_again_unless_somebody_holds_it():
+    scale = ScaledImages()
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    first = scale(images)
+    assert torch.equal(first, images.float() / 255)
+    place = first.data_ptr()
+    del first
+    held = scale(images)
+    view = held[1]
+    assert held.data_ptr() == place
+    del held
+    other = scale(255 - images)
+    assert other.data_ptr() != place and torch.equal(view, (images.float() / 255)[1])
+    assert torch.equal(scale(images[:1]), images[:1].float() / 255)
+
+
+class Loader:
+    """Gives batches of two images, and draws as upstream's `Format` does."""
+
+    def __init__(self, batches=3, draw=random.random, draws=1):
+        self.batches, self.draw, self.draws, self.passes = batches, draw, draws, 0
+
+    def __len__(self):
+        return self.batches
+
+    def __iter__(self):
+        self.passes += 1
+        for index in range(self.batches):
+            for _ in range(2 * self.draws):
+                self.draw()
+            yield {"img": torch.full((2, 3, 4, 4), index, dtype=torch.uint8), "cls": torch.ones(2), "name": ["a", "b"]}
+
+
+def images(batch):
+    return batch["img"]
+
+
+def test_kept_batches_are_the_loaders_and_draw_as_many_numbers():
+    loader, kept = Loader(), KeptBatches(10**6, images)
+    ends = []
+    for _ in range(3):
+        random.seed(1)
+        found = list(kept.passing(loader))
+        ends.append(random.random())
+        assert [batch["img"][0, 0, 0, 0].item() for batch in found] == [0, 1, 2]
+        assert all(batch["cls"].tolist() == [1, 1] and batch["name"] == ["a", "b"] for batch in found)
+        for batch in found:
+            batch["cls"] *= 5  # YOLOv9's validation changes its targets in place
+    assert loader.passes == 1 and kept.complete and len(set(ends)) == 1
+
+
+@pytest.mark.parametrize(("loader", "limit", "why"), [
+    (Loader(), 200, "GiB are more than may be kept"),
+    (Loader(draw=lambda: torch.rand(1)), 10**6, "draw random numbers"),
+    (Loader(draw=lambda: numpy.random.rand()), 10**6, "draw random numbers"),
+    (Loader(draws=99), 10**6, "draw random numbers"),
+])  # fmt: skip
+def test_what_is_not_kept_is_read_again(loader, limit, why):
+    kept = KeptBatches(limit, images)
+    for turn in (1, 2):
+        assert len(list(kept.passing(loader))) == 3
+        assert loader.passes == turn
+    assert why in kept.why and not kept.complete and kept.size == 0
+
+
+def test_a_pass_that_was_left_early_is_not_kept():
+    loader, kept = Loader(), KeptBatches(10**6, images)
+    next(kept.passing(loader))
+    assert not kept.complete
+    assert len(list(kept.passing(loader))) == 3
+    assert kept.complete and len(list(kept.passing(loader))) == 3
+
+
+def test_memory_that_is_left():
+    assert 0 < host_memory.available() < 2**50
+
+
+def test_the_allocator_is_told_where_it_is_glibc(monkeypatch):
+    assert allocator.available()
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert not allocator.available()
+    patch = fast_val.FastVal(allocator=True)
+    decision = patch.decide(SimpleNamespace(devices=SimpleNamespace(launcher=None), world_size=1))
+    assert decision.changes == () and patch.notes == ["allocator=true changes nothing: this is not glibc"]
