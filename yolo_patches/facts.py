@@ -189,6 +189,8 @@ class Facts:
         inherited: Of a worker, its parent's plan: patch name -> its entry. Empty elsewhere.
         images: Counts the training images, where `doctor` asks: a training has its data set for that. None where they
             are not to be found.
+        metrics: The figures of a validation by the names of results.csv, without "metrics/"; empty where they are not
+            known.
         gaps: What upstream uses and the installed stack lacks or has changed -> what comes of it.
     """
 
@@ -206,6 +208,7 @@ class Facts:
     is_resumed: bool = False
     inherited: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Callable[[], int | None] = uncounted
+    metrics: tuple[str, ...] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -32,14 +32,14 @@ from yolo_patches.facts import Facts
 from yolo_patches.handover import Handover
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Decision, Entry, Plan
-from yolo_patches.seams import Act, Arguments, Evaluation, Live, Seam, StackGap
+from yolo_patches.seams import Act, Arguments, Evaluation, Judged, Live, Seam, StackGap
 from yolo_patches.selection import Selection
 
 S = TypeVar("S", bound=Seam)
 T = TypeVar("T")
 
 #: Seams at which a rank may go on as upstream without the others: nothing that ranks share comes of them.
-ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation)
+ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation, Judged)
 
 
 def consult(selection: Selection, seam: S) -> S:

@@ -33,8 +33,17 @@ def write(plan: Plan, directory: Path) -> Path:
         OSError: The file cannot be written; the old one, if there was one, is still there.
     """
     path = directory / FILE_NAME
-    text = json.dumps(plan.to_dict(), indent=2, default=str) + "\n"
-    handle, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=directory)
+    replace(path, json.dumps(plan.to_dict(), indent=2, default=str) + "\n")
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file of the run directory atomically.
+
+    Raises:
+        OSError: It cannot be written; the old one, if there was one, is still there.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -45,7 +54,6 @@ def write(plan: Plan, directory: Path) -> Path:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    return path
 
 
 def _umask() -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from yolo_patches.facts import Facts
@@ -350,15 +351,43 @@ class Evaluation(Seam):
 
 
 @dataclass
+class Judged(Seam):
+    """A validation has told how good its weights are. Fired where checkpoints are written: on the first rank alone.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        fitness: What upstream takes for it: best.pt holds the weights of the largest. A patch may replace it.
+        metrics: Figures by the names of results.csv, without "metrics/".
+        past: Rows of patches.csv of the epochs before this training, where it is resumed.
+        stopping: What early stopping is to take in place of `fitness`, or None for the same. A patch may set it.
+        eligible: Whether these weights may be called best; a patch may clear it.
+        recalled: The best that early stopping has been given, and its epoch; a patch may set it where it knows more
+            than a release that forgets it when it resumes.
+        columns: What is to be written to patches.csv; patches may add to it.
+    """
+
+    epoch: int
+    fitness: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    past: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    stopping: float | None = None
+    eligible: bool = True
+    recalled: tuple[float, int] | None = None
+    columns: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class Save(Act):
     """A checkpoint is about to be written.
 
     Attributes:
         epoch: Number of the epoch, from 0.
+        folder: Where; checkpoints of single epochs are "epoch12.pt" there, from 0. None where that is not known.
     """
 
     repeatable: ClassVar[bool] = True
     epoch: int
+    folder: Path | None = None
 
 
 @dataclass
@@ -411,6 +440,7 @@ class Live:
         train_set: Reads the training set.
         validations: How many validations upstream has made in the course of this training on this rank; None where
             nobody has counted.
+        best: What upstream holds for the best fitness, and for that of early stopping; None for what is not known.
     """
 
     validates: bool = True
@@ -423,3 +453,4 @@ class Live:
     filled: frozenset[str] = frozenset()
     train_set: Callable[[], TrainSet | None] = no_train_set
     validations: int | None = None
+    best: tuple[float | None, float | None] = (None, None)

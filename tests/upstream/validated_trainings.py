@@ -4,6 +4,7 @@ Two trainings are the same where `weights` (of all epochs), `results` and `rando
 
     crowd        validations between epochs see that many candidates an image, around the real objects
     interrupt    Ctrl-C after the checkpoint of that epoch
+    fitness      what validations find, epoch by epoch, whatever the weights are worth
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from validation import Crowd
 
 
 def digest(model):
-    values = [v.detach().float().flatten() for v in model.state_dict().values() if v.dtype.is_floating_point]
+    values = [v.detach().half().float().flatten() for v in model.state_dict().values() if v.dtype.is_floating_point]
     return hashlib.sha256(torch.cat(values).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
@@ -54,11 +55,20 @@ def train(arguments):
                 del model.trainer.ema.ema.loss
 
     crowd, interrupt = arguments.pop("crowd", 0), arguments.pop("interrupt", None)
+    fitness = arguments.pop("fitness", None)
 
     def on_train_start(trainer):
         for event in (on_val_start, on_val_end):  # 8.0.200 does not hand the trainer's callbacks on
             if event not in trainer.validator.callbacks[event.__name__]:
                 trainer.validator.callbacks[event.__name__].append(event)
+        if fitness:
+            found = trainer.validator.get_stats
+
+            def get_stats():
+                value = fitness[min(trainer.epoch, len(fitness) - 1)]
+                return {**found(), "fitness": value, "metrics/mAP50-95(B)": value, "metrics/recall(B)": 1 - value}
+
+            trainer.validator.get_stats = get_stats
         if crowd:
             seen["crowd"] = Crowd(crowd, list(trainer.test_loader), trainer.data["nc"])
 
@@ -82,7 +92,11 @@ def train(arguments):
     seen["results"] = [{key: value for key, value in row.items() if key != "time"} for row in rows]
     for name in ("best", "last"):
         file = folder / "weights" / f"{name}.pt"
-        seen[name] = digest(torch.load(file, weights_only=False)["model"].float()) if file.exists() else None
+        saved = torch.load(file, weights_only=False) if file.exists() else {}
+        seen[name] = digest((saved.get("ema") or saved["model"]).float()) if saved else None
+    seen["files"] = sorted(file.name for file in (folder / "weights").iterdir())
+    table = folder / "patches.csv"
+    seen["table"] = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else None
     plan = folder / "patches.json"
     seen["plan"] = {one["name"]: one for one in json.loads(plan.read_text())["patches"]} if plan.exists() else {}
     left = [f for functions in model.callbacks.values() for f in functions if "yolo_patches" in f.__module__]

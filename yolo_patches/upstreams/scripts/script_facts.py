@@ -22,6 +22,9 @@ from yolo_patches.upstreams.scripts.session import Session
 #: Attributes of a script's arguments that are no settings of a training.
 NO_SETTINGS = frozenset({"hyp", "save_dir", "resume", "local_rank"})
 
+#: The figures of each kind of output, in the order of a validation's result.
+FIGURES = ("precision", "recall", "mAP50", "mAP50-95")
+
 
 def world_size() -> int:
     """Return the number of ranks, as the scripts take it from their launcher."""
@@ -133,11 +136,17 @@ def facts(
         resumed=resumed or {},
         validates=not getattr(opt, "noval", False),
         is_resumed=bool(getattr(opt, "resume", False)),
+        metrics=metrics(task),
         gaps=stack.gaps(),
         images=functools.partial(image_lists.count, str(opt.data), (Path(), session.root, session.root.parent))
         if forecasting.get()
         else known.uncounted,
     )
+
+
+def metrics(task: str) -> tuple[str, ...]:
+    """Return what the first figures of a task's validation are, by the names that Ultralytics has for them."""
+    return tuple(f"{name}({kind})" for kind in ("B" if task == "detect" else "BM") for name in FIGURES)
 
 
 def _validates_loss(session: Session, script: Path) -> bool:

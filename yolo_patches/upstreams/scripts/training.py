@@ -5,9 +5,10 @@ Whatever of ours fails here drops the patches that need it; upstream's own funct
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
+    Judged,
     Live,
     Loading,
     LossProof,
@@ -33,12 +35,13 @@ from yolo_patches.seams import (
     WarmUp,
 )
 from yolo_patches.upstreams.followed_loader import FollowedLoader
-from yolo_patches.upstreams.scripts import evaluation
+from yolo_patches.upstreams.judging import Judging
+from yolo_patches.upstreams.scripts import evaluation, script_facts
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import Steps
 from yolo_patches.upstreams.scripts.validations import Validations
-from yolo_patches.wrapping import Call
+from yolo_patches.wrapping import Call, instead
 
 #: Written into every script: its least number of warm-up iterations.
 LEAST_WARM_UP = 100
@@ -66,7 +69,9 @@ class Training:
         self.train_loader: Any = None
         self.val_loaders: list[Any] = []
         self.val_batch: int | None = None
-        self._validations = Validations(session, opt)
+        self._judging = Judging(lifecycle)
+        self._validations = Validations(session, opt, self._judging)
+        self._start = 0
         self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_ended, by_events)
         self._started = self._epoch_checked = self._probing = False
         self._restore: Callable[[], None] | None = None
@@ -76,11 +81,41 @@ class Training:
         """Be the session's training, and listen to the script's events, until it ends in whatever way."""
         self.session.training = self
         try:
-            with self.lifecycle.under_way(), self.steps.listening(callbacks):
+            with self.lifecycle.under_way(), self.steps.listening(callbacks), self._followed_names():
                 yield
         finally:
             common_step.close()
             self.session.training = None
+
+    @contextmanager
+    def _followed_names(self) -> Iterator[None]:
+        """Follow how good each epoch is found to be, and who stops early: both are names of the script."""
+        module, names = self.session.module, vars(self.session.module)
+        with ExitStack() as stack:
+            if "fitness" in names and self.lifecycle.listens(Judged):
+                stack.enter_context(instead(module, "fitness", partial(self._fitness, names["fitness"])))
+            if "EarlyStopping" in names and (self.lifecycle.listens(Judged) or self.lifecycle.listens(Validation)):
+                stack.enter_context(instead(module, "EarlyStopping", partial(self._stopper, names["EarlyStopping"])))
+            yield
+
+    def _stopper(self, made: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._judging.following(made(*args, **kwargs), 0)
+
+    def _fitness(self, upstreams: Callable[..., Any], results: Any) -> Any:
+        fitness = upstreams(results)
+        judged = self.lifecycle.attempt(lambda: self._judged(results, fitness), Judged)
+        return fitness if judged is None else judged
+
+    def _judged(self, results: Any, fitness: Any) -> Any:
+        """Return what the script is to take for an epoch's fitness: an array of one, as it is."""
+        names = script_facts.metrics(self.session.layout.scripts[self.session.script])
+        figures = dict(zip(names, map(float, results[0])))
+        seam = self._judging.judge(self.epoch, float(fitness[0]), figures, Path(self.opt.save_dir), self._start)
+        if seam is None:
+            return None
+        fitness = fitness.copy()
+        fitness[0] = seam.fitness if seam.eligible else math.nan  # which is never the best
+        return fitness
 
     def model_built(self, model: Any) -> None:
         """Follow the model, complete and on its device."""
@@ -118,7 +153,7 @@ class Training:
         self.lifecycle.attempt(lambda: self.lifecycle.fire(OptimizerRestored(self.optimizer)), OptimizerRestored)
 
     def _resumes_at(self, epoch: int) -> None:
-        self.epoch = int(epoch) - 1
+        self.epoch, self._start = int(epoch) - 1, int(epoch)
 
     def clip(self) -> None:
         """Follow the gradients of one effective batch, right before they are clipped: the end of a step."""
@@ -194,7 +229,7 @@ class Training:
             with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as (call, told):
                 result = told(wrapped(*args, **call))
             if not final and self.lifecycle.listens(Validation):
-                self.lifecycle.attempt(lambda: self._validations.follow(self.epoch, result), Validation)
+                self.lifecycle.attempt(lambda: self._validations.follow(result), Validation)
             return result
 
         result = proceed() if act is None else self.lifecycle.around(act, proceed)
@@ -203,7 +238,7 @@ class Training:
 
     def save(self, write: Callable[[], None]) -> None:
         """Let a checkpoint be written: the last, the best, and those of a period are one file each."""
-        self.lifecycle.around(Save(self.epoch), write)
+        self.lifecycle.around(Save(self.epoch, Path(self.opt.save_dir) / "weights"), write)
 
     def _first_step(self) -> None:
         self._begin()
@@ -257,6 +292,7 @@ class Training:
             loss=lambda: self._proof,
             filled=frozenset(self.session.filled),
             validations=self._validations.made,
+            best=(None, self._judging.best_for_stopping),
             train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from yolo_patches.errors import PatchesError
 from yolo_patches.seams import Validation
+from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.scripts import source
 from yolo_patches.upstreams.scripts.session import Session
 
@@ -18,14 +19,15 @@ class Validations:
     Args:
         session: The script's.
         opt: The script's parsed arguments.
+        judging: Knows upstream's early stopping.
     """
 
-    def __init__(self, session: Session, opt: Any) -> None:
+    def __init__(self, session: Session, opt: Any, judging: Judging) -> None:
         self.session = session
         self.opt = opt
+        self._judging = judging
         self.final = False  # the one under way is that of the best weights, at the end
         self.made: int | None = None
-        self._best, self._best_epoch = 0.0, 0
         self._maps: Any = None
 
     def passing(self, loader: Any) -> Iterator[Any]:
@@ -46,8 +48,9 @@ class Validations:
 
         Upstream's early stopping counts the epochs since the best one, and would stop on figures that are no numbers.
         """
-        patience = int(getattr(self.opt, "patience", 0) or 0)
-        return epoch + 1 >= int(self.opt.epochs) or 0 < patience <= epoch - self._best_epoch
+        stopper = self._judging.stopper
+        stops = stopper is not None and stopper.patience <= epoch - stopper.best_epoch
+        return epoch + 1 >= int(self.opt.epochs) or stops
 
     def _no_validation(self, model: Any) -> tuple[Any, ...]:
         """Return figures that are no numbers: results.csv keeps its columns, and no weights are called best."""
@@ -60,12 +63,6 @@ class Validations:
         maps = numpy.zeros(getattr(model, "module", model).nc) if self._maps is None else self._maps
         return ((math.nan,) * figures, *(maps for _ in range(values - 2)), None)
 
-    def follow(self, epoch: int, result: tuple[Any, ...]) -> None:
-        """Follow a validation that has been made, as upstream's early stopping does."""
-        import numpy
-
+    def follow(self, result: tuple[Any, ...]) -> None:
+        """Follow a validation that has been made."""
         self._maps = result[1]
-        names: Mapping[str, Any] = vars(self.session.module)
-        fitness = float(numpy.asarray(names["fitness"](numpy.array(result[0]).reshape(1, -1))).item())
-        if fitness >= self._best:
-            self._best, self._best_epoch = fitness, epoch

@@ -25,6 +25,7 @@ from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
     Evaluation,
+    Judged,
     Live,
     Loading,
     LossProof,
@@ -36,6 +37,7 @@ from yolo_patches.seams import (
     ValLoader,
 )
 from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
@@ -73,8 +75,9 @@ class Attachment:
         self._begun = False  # a batch has begun: the next preprocessing is the step's own
         self._epochs = 0
         self._validations: int | None = None
+        self._judging = Judging(lifecycle)
         self._evaluates = False  # the best weights, at the end
-        self._unvalidated = False  # this epoch has no validation
+        self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
         before = dict(vars(trainer))
         self.optimization = None
@@ -127,13 +130,34 @@ class Attachment:
 
     def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self._unvalidated = False
+        best = getattr(self.trainer, "best_fitness", None)
         act = self.lifecycle.attempt(self._validation, Validation) if self.lifecycle.listens(Validation) else None
 
         def validate() -> Any:
             with self._evaluation():
                 return wrapped(*args, **kwargs)
 
-        return validate() if act is None else self.lifecycle.around(act, validate)
+        result = validate() if act is None else self.lifecycle.around(act, validate)
+        return self.lifecycle.attempt(lambda: self._judged(result, best), Judged) or result
+
+    def _judged(self, result: tuple[Any, Any], best: Any) -> tuple[Any, Any]:
+        """Let patches judge a validation; what upstream has just taken for the best goes by them."""
+        metrics, fitness = result
+        if fitness is None or not metrics or not self._writes:
+            return result
+        figures = {
+            name.partition("/")[2]: float(value) for name, value in metrics.items() if name.startswith("metrics/")
+        }
+        trainer = self.trainer
+        start = int(getattr(trainer, "start_epoch", 0) or 0)
+        seam = self._judging.judge(self._epoch, float(fitness), figures, Path(trainer.save_dir), start)
+        if seam is None:
+            return result
+        if not seam.eligible:
+            self._unvalidated, trainer.best_fitness = True, best
+        elif seam.fitness != float(fitness):
+            trainer.best_fitness = seam.fitness if not best or best < seam.fitness else best
+        return metrics, fitness if seam.fitness == float(fitness) else seam.fitness
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -182,20 +206,25 @@ class Attachment:
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         with self._nothing_is_best():
-            return self.lifecycle.around(Save(self._epoch), lambda: wrapped(*args, **kwargs))
+            return self.lifecycle.around(self._saving(), lambda: wrapped(*args, **kwargs))
+
+    def _saving(self) -> Save:
+        folder = getattr(self.trainer, "wdir", None)
+        return Save(self._epoch, None if folder is None else Path(folder))
 
     @contextmanager
     def _nothing_is_best(self) -> Iterator[None]:
         """Where no epoch has been validated yet, keep upstream from taking no fitness for the best: None is None."""
         trainer = self.trainer
-        if not (self._unvalidated and getattr(trainer, "best_fitness", 0) is None and trainer.fitness is None):
+        fitness = getattr(trainer, "fitness", None)
+        if not self._unvalidated or getattr(trainer, "best_fitness", 0) != fitness:
             yield
             return
         trainer.fitness = math.nan
         try:
             yield
         finally:
-            trainer.fitness = None
+            trainer.fitness = fitness
 
     @property
     def _epoch(self) -> int:
@@ -238,6 +267,7 @@ class Attachment:
 
     def _start(self) -> None:
         self.lifecycle.attempt(self._count_validations)
+        self.lifecycle.attempt(self._follow_stopper, Judged)
         live = self.lifecycle.attempt(self._live)
         if live is not None:
             self.lifecycle.start(live, self._batch)
@@ -262,6 +292,14 @@ class Attachment:
         if (args[0] if args else kwargs.get("event")) == "on_val_start" and self._validations is not None:
             self._validations += not self._evaluates
         return wrapped(*args, **kwargs)
+
+    def _follow_stopper(self) -> None:
+        if self.lifecycle.listens(Judged):
+            self.trainer.stopper = self._judging.following(self.trainer.stopper, 1)
+
+    def _best(self) -> tuple[float | None, float | None]:
+        best = getattr(self.trainer, "best_fitness", None)
+        return None if best is None else float(best), self._judging.best_for_stopping
 
     def _record(self) -> None:
         """Measure the patches' effect once more, and write the plan."""
@@ -304,6 +342,7 @@ class Attachment:
             loss=self.prove,
             filled=stack_gaps.filled(),
             validations=self._validations,
+            best=self._best(),
             train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
 

@@ -22,6 +22,17 @@ from yolo_patches.upstreams.ultralytics import forks, model_facts, stack_gaps
 SAME_VAL_BATCH = frozenset({"obb", "semantic", "depth"})
 #: What a rank's loss is divided by. Classify takes a mean over images, of which ranks have equally many; the losses of
 #: semantic and depth are no sums that one number divides (Dice, a square root of a variance).
+#: Figures of each kind of output, and the kinds of each task.
+FIGURES = ("precision", "recall", "mAP50", "mAP50-95")
+METRICS = {
+    **{
+        task: tuple(f"{name}({kind})" for kind in kinds for name in FIGURES)
+        for task, kinds in {"detect": "B", "segment": "BM", "pose": "BP", "obb": "B"}.items()
+    },
+    "classify": ("accuracy_top1", "accuracy_top5"),
+    "semantic": ("mIoU", "pixel_acc"),
+    "depth": ("delta1", "delta2", "delta3", "abs_rel", "rmse", "silog"),
+}
 NORMALISERS = {
     "detect": "target score sum",
     "segment": "target score sum and foreground count",
@@ -144,6 +155,7 @@ def facts(
         validates=bool(args.get("val", True)),
         is_resumed=bool(args.get("resume")),
         inherited=inherited or {},
+        metrics=METRICS.get(task, ()),
         gaps=stack_gaps.gaps(),
         images=functools.partial(_images, args.get("data")) if forecasting.get() else known.uncounted,
     )

@@ -1,0 +1,93 @@
+"""What is made of a validation's result: what best.pt goes by, what early stopping is given, what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wrapt
+
+from yolo_patches.epoch_log import EpochLog
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.seams import Judged
+
+
+class Judging:
+    """The judgements of one training, on the rank that writes its checkpoints.
+
+    Args:
+        lifecycle: The training's.
+    """
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._log: EpochLog | None = None
+        self._stopping: float | None = None
+        self.stopper: Any = None
+        self._first = 0
+
+    def judge(
+        self, epoch: int, fitness: float, metrics: Mapping[str, float], directory: Path, start: int
+    ) -> Judged | None:
+        """Let patches judge a validation; None where none does.
+
+        Args:
+            epoch: Of the validation, from 0.
+            fitness: Upstream's.
+            metrics: As in results.csv, without "metrics/".
+            directory: The run directory.
+            start: The training's first epoch.
+        """
+        self._stopping = None
+        if not self._lifecycle.listens(Judged):
+            return None
+        seam = self._lifecycle.attempt(lambda: self._fire(epoch, fitness, metrics, directory, start), Judged)
+        if seam is not None:
+            self._stopping = seam.stopping
+            if seam.columns and self._log is not None:
+                log, columns = self._log, seam.columns
+                self._lifecycle.attempt(lambda: log.add(epoch, columns))
+        return seam
+
+    def _fire(self, epoch: int, fitness: float, metrics: Mapping[str, float], directory: Path, start: int) -> Judged:
+        self._log = self._log or EpochLog(directory, start)
+        past = {number: row for number, row in self._log.rows.items() if number < start}
+        seam = self._lifecycle.fire(Judged(epoch, fitness, metrics, past))
+        if seam.recalled is not None and self.stopper is not None and not self.stopper.best_fitness:
+            self.stopper.best_fitness, self.stopper.best_epoch = seam.recalled[0], self._count(seam.recalled[1])
+        return seam
+
+    def following(self, stopper: Any, first: int) -> Any:
+        """Return a stopper that takes what patches have judged.
+
+        Args:
+            stopper: Upstream's.
+            first: The number that it is told for the first epoch.
+        """
+        self.stopper, self._first = stopper, first
+        return Stopper(stopper, self)
+
+    def _count(self, epoch: int) -> int:
+        return epoch + self._first
+
+    @property
+    def best_for_stopping(self) -> float | None:
+        """The best that early stopping has been given, as upstream holds it."""
+        return None if self.stopper is None else float(self.stopper.best_fitness)
+
+    def instead_of(self, fitness: Any) -> Any:
+        """Return what early stopping is to be given for a fitness."""
+        return fitness if self._stopping is None or fitness is None else self._stopping
+
+
+class Stopper(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ignore]
+    """Upstream's early stopping, which is given what patches have judged."""
+
+    def __init__(self, stopper: Any, judging: Judging) -> None:
+        super().__init__(stopper)
+        self._self_judging = judging
+
+    def __call__(self, epoch: int, fitness: Any) -> Any:
+        """Return whether to stop."""
+        return self.__wrapped__(epoch=epoch, fitness=self._self_judging.instead_of(fitness))
