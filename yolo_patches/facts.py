@@ -100,6 +100,7 @@ class Devices:
         world_size: Number of ranks, at least 1.
         kind: Type of the ranks' devices as torch names it: "cpu", "cuda", "mps", ...; empty where it is not known yet.
         named: Number of accelerators that the user named; 0 where none is.
+        held: Their numbers, as far as they have some; where none is named, the one that upstream takes.
         launcher: The launcher whose ranks train together; None where upstream starts them itself, or nobody does.
         own_ranks: Whether upstream itself takes its ranks from a launcher.
     """
@@ -107,6 +108,7 @@ class Devices:
     world_size: int = 1
     kind: str = ""
     named: int = 0
+    held: tuple[int, ...] = ()
     launcher: Launcher | None = None
     own_ranks: bool = False
 

@@ -32,14 +32,15 @@ from yolo_patches.facts import Facts
 from yolo_patches.handover import Handover
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Decision, Entry, Plan
-from yolo_patches.seams import Act, Arguments, Evaluation, Judged, Live, Seam, StackGap
+from yolo_patches.seams import Act, Arguments, Live, Seam, StackGap
 from yolo_patches.selection import Selection
+from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 S = TypeVar("S", bound=Seam)
 T = TypeVar("T")
 
 #: Seams at which a rank may go on as upstream without the others: nothing that ranks share comes of them.
-ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation, Judged)
+ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation, Judged, Deferral)
 
 
 def consult(selection: Selection, seam: S) -> S:

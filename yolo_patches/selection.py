@@ -8,6 +8,7 @@ wherever a string is.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from yolo_patches.errors import PatchesError, nearest
 
 GROUPS = ("all", "default", "none")
+#: The one value with a colon of its own, which does not begin another option: a device such as cuda:1.
+DEVICE_NUMBER = re.compile(r"(=\s*[a-z]+):(?=\d+\s*(?::|$))")
 
 
 @dataclass(frozen=True)
@@ -198,11 +201,11 @@ def _apply_item(item: str, chosen: dict[str, dict[str, Any]], known: Mapping[str
             )
         del chosen[name]
         return
-    name, *pairs = (part.strip() for part in item.split(":"))
+    name, *pairs = (part.strip() for part in DEVICE_NUMBER.sub(r"\1\0", item).split(":"))
     _check_name(name, item, known, source)
     valid = {**COMMON_OPTIONS, **known[name].options}
     options: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in (pair.replace("\0", ":") for pair in pairs):
         key, equals, text = (part.strip() for part in pair.partition("="))
         if not equals:
             raise PatchesError(f"{source}: {pair!r} in {item!r} is not of the form option=value")

@@ -9,8 +9,9 @@ from yolo_patches import facts, registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.patches.best import _terms
-from yolo_patches.seams import Judged, Save
+from yolo_patches.seams import Save
 from yolo_patches.selection import parse
+from yolo_patches.validation_seams import Judged
 
 NAMES = ("precision(B)", "mAP50(B)", "mAP50-95(B)", "mAP50(M)")
 

@@ -20,6 +20,7 @@ KNOWN = {
     ),
     "torchrun": Spec(False),
 }
+DEVICES = {"async-val": Spec(False, {"device": Option(str, ""), "more": Option(int, "")})}
 
 
 def chosen(spec):
@@ -127,3 +128,17 @@ def test_any_input_gives_a_selection_or_the_error(spec):
     assert set(selection.chosen) <= set(KNOWN)
     assert parse(selection.text, KNOWN).chosen == selection.chosen
     assert parse(",".join(spell(selection.chosen)) or "none", KNOWN).chosen == selection.chosen
+
+
+def test_a_device_has_a_colon_of_its_own():
+    for spec, options in {
+        "async-val:device=cuda:1": {"device": "cuda:1"},
+        "async-val:device=cuda:12:more=3": {"device": "cuda:12", "more": 3},
+        "async-val:more=3:device=cpu": {"device": "cpu", "more": 3},
+    }.items():
+        found = parse(spec, DEVICES).chosen
+        assert found == {"async-val": options}
+        assert parse(",".join(spell(found)), DEVICES).chosen == found
+    for spec in ("async-val:device=cuda:x", "async-val:more=3:1", "async-val:device=cuda:"):
+        with pytest.raises(PatchesError, match="is not of the form option=value"):
+            parse(spec, DEVICES)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from yolo_patches.patches import fast_val
-from yolo_patches.seams import Suppression
 from yolo_patches.validation import allocator, host_memory, suppression
 from yolo_patches.validation.kept_batches import KeptBatches
 from yolo_patches.validation.scaled_images import ScaledImages
+from yolo_patches.validation_seams import Suppression
 
 
 def test_suppression_stops_when_it_has_enough():

@@ -8,9 +8,9 @@ import torch
 import torchvision
 from ultralytics.engine.validator import BaseValidator
 
-from yolo_patches.seams import Suppression
 from yolo_patches.upstreams.ultralytics.evaluation import suppression_module
 from yolo_patches.validation import matching, suppression
+from yolo_patches.validation_seams import Suppression
 
 
 def matches(random, tries=400):

@@ -85,7 +85,7 @@ WRONG = {
     "suppression.best_kept = lambda nms, boxes, *_: torch.arange(len(boxes))": ("active", "upstream's"),
     "scaled_images.ScaledImages.__call__ = lambda *_: 1 / 0": ("failed", "ZeroDivisionError"),
     "scaled_images.ScaledImages.__call__ = lambda _, images: images.float()": ("active", "upstream's"),
-    "kept_batches._draws = lambda *_: 1 / 0": ("active", "no images are kept"),
+    "kept_batches._copied = lambda *_, **__: 1 / 0": ("active", "no images are kept"),
 }
 
 

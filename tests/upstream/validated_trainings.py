@@ -3,6 +3,7 @@
 Two trainings are the same where `weights` (of all epochs), `results` and `random` are. Arguments beside upstream's:
 
     crowd        validations between epochs see that many candidates an image, around the real objects
+    unwatched    nobody listens to the validator
     interrupt    Ctrl-C after the checkpoint of that epoch
     fitness      what validations find, epoch by epoch, whatever the weights are worth
 """
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy
+import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -55,10 +57,11 @@ def train(arguments):
                 del model.trainer.ema.ema.loss
 
     crowd, interrupt = arguments.pop("crowd", 0), arguments.pop("interrupt", None)
-    fitness = arguments.pop("fitness", None)
+    fitness, unwatched = arguments.pop("fitness", None), arguments.pop("unwatched", False)
 
     def on_train_start(trainer):
-        for event in (on_val_start, on_val_end):  # 8.0.200 does not hand the trainer's callbacks on
+        # 8.0.200 does not hand the trainer's callbacks on.
+        for event in () if unwatched else (on_val_start, on_val_end):
             if event not in trainer.validator.callbacks[event.__name__]:
                 trainer.validator.callbacks[event.__name__].append(event)
         if fitness:
@@ -79,7 +82,8 @@ def train(arguments):
             seen["loss"] = vars(model.trainer.ema.ema).setdefault("loss", lambda *_: (None, model.trainer.loss_items))
 
     model = YOLO(arguments.pop("model", "yolov8n.yaml"))
-    for callback in (on_train_start, on_val_start, on_val_end, on_fit_epoch_end, on_train_epoch_end, on_model_save):
+    callbacks = [on_train_start, on_fit_epoch_end, on_train_epoch_end, on_model_save]
+    for callback in callbacks if unwatched else [*callbacks, on_val_start, on_val_end]:
         model.add_callback(callback.__name__, callback)
     common = {"device": "cpu", "imgsz": 64, "batch": 8, "verbose": False, "workers": 0, "deterministic": True}
     try:
@@ -101,6 +105,8 @@ def train(arguments):
     seen["plan"] = {one["name"]: one for one in json.loads(plan.read_text())["patches"]} if plan.exists() else {}
     left = [f for functions in model.callbacks.values() for f in functions if "yolo_patches" in f.__module__]
     seen.pop("crowd", None)
+    children = psutil.Process().children(recursive=True)
+    seen["helpers"] = sum("helper_process" in " ".join(child.cmdline()) for child in children)
     seen["left"] = [function.__qualname__ for function in left]
     return seen
 

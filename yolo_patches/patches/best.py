@@ -13,8 +13,9 @@ from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.facts import Facts
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Change, Decision
-from yolo_patches.seams import Act, Arguments, Judged, Live, Save, Seam
+from yolo_patches.seams import Act, Arguments, Live, Save, Seam
 from yolo_patches.selection import Option
+from yolo_patches.validation_seams import Judged
 
 #: Columns of patches.csv.
 FITNESS, SMOOTHED = "best/fitness", "best/smoothed"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yolo_patches.facts import Facts
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Change, Decision
-from yolo_patches.seams import Evaluation, Live, Seam
+from yolo_patches.seams import Live, Seam
 from yolo_patches.selection import Option
+from yolo_patches.validation_seams import Evaluation
 
 if TYPE_CHECKING:
     from yolo_patches.validation.kept_batches import KeptBatches

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from yolo_patches.facts import Facts
 from yolo_patches.patch import Patch
 from yolo_patches.plan import Change, Decision
-from yolo_patches.seams import Evaluation, Live, Seam
+from yolo_patches.seams import Live, Seam
+from yolo_patches.validation_seams import Evaluation
 
 
 class ValLoss(Patch):

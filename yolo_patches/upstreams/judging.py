@@ -10,7 +10,7 @@ import wrapt
 
 from yolo_patches.epoch_log import EpochLog
 from yolo_patches.lifecycle import Lifecycle
-from yolo_patches.seams import Judged
+from yolo_patches.validation_seams import Judged
 
 
 class Judging:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy
 import torch
+
+from yolo_patches.validation.draws import Draws, draw
 
 #: Random numbers that one image may draw and that we look for, at most: upstream draws one in validation, too.
 DRAWS = 4
@@ -46,29 +46,29 @@ class KeptBatches:
 
     def _recorded(self, loader: Any) -> Iterator[Any]:
         self._forget()
-        state = _state()
+        beginning = Draws()
         batches = iter(loader)
-        if not _same(state, _state()):
+        if beginning.counted(0) is None:
             self._forget("its passes draw random numbers when they begin")
         for _ in range(len(loader)):
-            before = random.getstate(), _state()
+            before = Draws()
             try:
                 batch = next(batches)
             except StopIteration:  # fewer than it says
                 return
             try:
-                self._keep(batch, len(loader), *before)
+                self._keep(batch, len(loader), before)
             except Exception as error:  # upstream's pass goes on
                 self._forget(f"{type(error).__name__}: {error}")
             yield batch
         self._complete = not self.why
 
-    def _keep(self, batch: Any, batches: int, before: Any, others: Any) -> None:
+    def _keep(self, batch: Any, batches: int, before: Draws) -> None:
         if self.why:
             return
         images = self._images(batch)
-        draws = None if images is None else _draws(before, random.getstate(), DRAWS * len(images))
-        if draws is None or not _same(others, _state()):
+        draws = None if images is None else before.counted(DRAWS * len(images))
+        if draws is None:
             self._forget("its images draw random numbers in a way that we do not know")
             return
         self._batches.append(_copied(batch, keep=()))
@@ -84,28 +84,8 @@ class KeptBatches:
 
     def _replayed(self) -> Iterator[Any]:
         for batch, draws in zip(self._batches, self._draws):
-            for _ in range(draws):
-                random.random()
+            draw(draws)
             yield _copied(batch, keep=(torch.uint8,))
-
-
-def _state() -> tuple[Any, Any]:
-    return numpy.random.get_state(), torch.get_rng_state()
-
-
-def _same(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
-    return one[0][2] == other[0][2] and numpy.array_equal(one[0][1], other[0][1]) and torch.equal(one[1], other[1])
-
-
-def _draws(before: Any, after: Any, most: int) -> int | None:
-    """Return how many random numbers lie between two states of Python's generator, or None where it is not known."""
-    generator = random.Random()
-    generator.setstate(before)
-    for draws in range(most + 1):
-        if generator.getstate() == after:
-            return draws
-        generator.random()
-    return None
 
 
 def _copied(value: Any, keep: tuple[torch.dtype, ...]) -> Any:

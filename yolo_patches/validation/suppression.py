@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 import torch
 
-from yolo_patches.seams import Suppression
+from yolo_patches.validation_seams import Suppression
 
 #: (boxes [N, 4] in corners, scores [N], IoU threshold) -> indices of the boxes that are kept, the best first.
 Suppress = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from yolo_patches.lifecycle import Lifecycle
-from yolo_patches.seams import Evaluation
 from yolo_patches.upstreams.followed_loader import FollowedLoader, read_by
 from yolo_patches.upstreams.scripts.validation_losses import ValidationLosses
+from yolo_patches.validation_seams import Evaluation
 from yolo_patches.wrapping import instead
 
 #: Upstream's function that tells which predictions are right, by boxes.

@@ -9,8 +9,6 @@ from yolo_patches.activation import activation
 from yolo_patches.seams import (
     Arguments,
     EpochLosses,
-    Evaluation,
-    Judged,
     Loading,
     ModelBuilt,
     Normaliser,
@@ -26,6 +24,7 @@ from yolo_patches.seams import (
 )
 from yolo_patches.upstreams.scripts import source
 from yolo_patches.upstreams.scripts.layout import FUNCTIONS, Layout
+from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The event that a script fires on every rank, right before it makes a step.
 STEP_EVENT = "on_train_batch_start"
@@ -61,6 +60,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Save: there.does_not_say("torch.save("),
         Step: [NOWHERE],
         EpochLosses: [NOWHERE],
+        Deferral: [NOWHERE],
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}
 

@@ -18,7 +18,6 @@ from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
-    Judged,
     Live,
     Loading,
     LossProof,
@@ -41,6 +40,7 @@ from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import Steps
 from yolo_patches.upstreams.scripts.validations import Validations
+from yolo_patches.validation_seams import Judged
 from yolo_patches.wrapping import Call, instead
 
 #: Written into every script: its least number of warm-up iterations.

@@ -24,8 +24,6 @@ from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
-    Evaluation,
-    Judged,
     Live,
     Loading,
     LossProof,
@@ -39,8 +37,10 @@ from yolo_patches.seams import (
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
+from yolo_patches.upstreams.ultralytics.late_validations import LateValidations
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
+from yolo_patches.validation_seams import Evaluation, Judged
 from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
 
@@ -76,6 +76,7 @@ class Attachment:
         self._epochs = 0
         self._validations: int | None = None
         self._judging = Judging(lifecycle)
+        self._late = LateValidations(trainer, lifecycle, self._judged, self._no_validation)
         self._evaluates = False  # the best weights, at the end
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
@@ -181,6 +182,7 @@ class Attachment:
             last=self._epoch + 1 >= epochs or bool(getattr(self.trainer, "stop", False)),
             skip=self._no_validation,
             agreed=self._agreed,
+            deferral=self._late.deferral() if self._writes else None,
         )
 
     def _no_validation(self) -> tuple[Any, None]:
@@ -197,6 +199,7 @@ class Attachment:
 
     def _final_eval(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self._evaluates = True
+        self._late.file(self.trainer.run_callbacks)
 
         def evaluate() -> Any:
             with self._evaluation():
@@ -232,6 +235,10 @@ class Attachment:
 
     def _run_callbacks(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         event = args[0] if args else kwargs["event"]
+        if event == "on_train_epoch_end":
+            self._late.file(self.trainer.run_callbacks)
+        elif self._late.keeps_back(event):
+            return None
         common_step.close()  # callbacks are anybody's, and many of them are rank 0's alone
         self._begun = False
         if self.optimization is not None:

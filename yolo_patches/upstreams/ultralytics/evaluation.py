@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from yolo_patches.lifecycle import Lifecycle
-from yolo_patches.seams import Evaluation, Suppression
 from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.validation_seams import Evaluation, Suppression
 from yolo_patches.wrapping import Call, instead
 
 #: Upstream's samplers that go through a data set in the same order in every pass.

@@ -142,6 +142,8 @@ def facts(
             world_size=world_size(args.get("device")) if ranks is None else ranks.world_size,
             kind=device or _kind(str(args.get("device") or ""), named),
             named=len(named),
+            held=tuple(int(name.rpartition(":")[2]) for name in named if name.rpartition(":")[2].isdigit())
+            or ((0,) if args.get("device") in (None, "") else ()),
             launcher=ranks,
         ),
         loss=known.Loss(

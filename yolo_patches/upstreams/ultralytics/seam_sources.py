@@ -9,8 +9,6 @@ from yolo_patches.activation import activation
 from yolo_patches.seams import (
     Arguments,
     EpochLosses,
-    Evaluation,
-    Judged,
     Loading,
     ModelBuilt,
     Normaliser,
@@ -27,6 +25,7 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
+from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The parameters that each wrapped method must have; what upstream may add beside them does not matter.
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +41,8 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "validate": (),
     "final_eval": (),
     "save_model": (),
+    "save_metrics": ("metrics",),
+    "label_loss_items": (),
 }
 OPTIMIZER = ("build_optimizer", "optimizer_step", "resume_training")
 SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
@@ -60,6 +61,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Validation: ("validate", "final_eval"),
     Evaluation: ("validate",),
     Judged: ("validate", "save_model"),
+    Deferral: ("validate", "final_eval", "save_metrics", "label_loss_items"),
     Save: ("save_model",),
     Loading: (),
     StackGap: (),

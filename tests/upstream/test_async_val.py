@@ -1,0 +1,234 @@
+"""async-val: trainings whose validations are made beside them are the same trainings, also when the process fails."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import NEWEST, OLDEST, entry, last_json
+from tests.unit.test_lifecycle import known
+from yolo_patches import facts, registry
+from yolo_patches.errors import PatchesError
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.selection import parse
+
+PROGRAM = Path(__file__).with_name("validated_trainings.py")
+SAME = ("weights", "results", "best", "last", "fitness", "events")
+SPEC = "async-val:device=same"
+CLASSIFY = {"model": "yolov8n-cls.yaml", "lr0": 0.003, "optimizer": "AdamW", "warmup_epochs": 0.0, "nbs": 8}
+
+
+@pytest.fixture
+def trainings(python, release, digits, tmp_path):
+    def make(version, *arguments, before=""):
+        common = {"epochs": 5, "plots": False, "unwatched": True, "project": str(tmp_path)}
+        runs = [{**common, "data": digits(), "name": str(index), **one} for index, one in enumerate(arguments)]
+        program = tmp_path / "program.py"
+        program.write_text(before + PROGRAM.read_text().replace("__file__", repr(str(PROGRAM))))
+        done = python(program, json.dumps(runs), timeout=900, **release(version))
+        return last_json(done), done.stdout + done.stderr
+
+    return make
+
+
+@pytest.mark.parametrize("version", ["8.0.200", OLDEST, "8.3.253", NEWEST])
+def test_the_same_training(version, trainings, digits):
+    """Figures, checkpoints and events: of a task whose figures differ from epoch to epoch, and of the largest one."""
+    classify = {**CLASSIFY, "data": digits("classify")}
+    runs = [{**one, "patches": spec} for one in (classify, {}) for spec in ("none", SPEC)]
+    found, log = trainings(version, {"patches": "none", "epochs": 1}, *runs)
+    for upstream, late in ((found[1], found[2]), (found[3], found[4])):
+        assert {key: late[key] for key in SAME} == {key: upstream[key] for key in SAME}
+        assert (late["plan"]["async-val"]["status"], late["plan"]["async-val"]["verified"]) == ("active", True)
+        assert late["left"] == [] and late["helpers"] == 0
+    assert len({row["metrics/accuracy_top5"] for row in found[1]["results"]}) > 1
+    assert "made in the foreground" not in log
+
+
+#: What goes wrong in the process -> what is said of it.
+FAILURES = {
+    "os.kill(self.pid, signal.SIGKILL)": "the process has ended",
+    "os.kill(self.pid, signal.SIGSTOP)": "the process has not answered in 3 s more",
+    "task = b'no weights'": "UnpicklingError",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_process_fails(failure, trainings, digits):
+    """In the middle of the training: the epoch is validated in the foreground, and those after it."""
+    before = f"""
+import os, signal
+from yolo_patches.patches import async_val
+from yolo_patches.validation.helper_process import Helper
+async_val.LONGEST, async_val.PATIENCE = 3.0, 0.0
+asked, ask = [], Helper.ask
+def failing(self, task):
+    asked.append(self)
+    if len(asked) == 1:
+        return ask(self, task)
+    {failure}
+    ask(self, task)
+Helper.ask = failing
+"""
+    classify = {**CLASSIFY, "data": digits("classify"), "epochs": 6}
+    (_, upstream, late), log = trainings(
+        NEWEST, {"patches": "none", "epochs": 1}, {**classify, "patches": "none"}, {**classify, "patches": SPEC},
+        before=before,
+    )  # fmt: skip
+    assert {key: late[key] for key in SAME} == {key: upstream[key] for key in SAME}
+    assert log.count("made in the foreground from here on") == 1
+    assert FAILURES[failure] in log
+    assert late["helpers"] == 0
+    assert late["plan"]["async-val"]["verified"] is False
+
+
+def test_what_cannot_be_sent_is_validated_in_the_foreground(trainings):
+    before = """
+from ultralytics.models.yolo.detect import DetectionValidator
+from yolo_patches.upstreams.ultralytics import validation_task
+def refuses(*_): raise TypeError("cannot pickle it")
+validation_task._light = refuses
+"""
+    (_, upstream, late), log = trainings(
+        NEWEST, {"patches": "none", "epochs": 1}, {"patches": "none"}, {"patches": SPEC}, before=before
+    )
+    assert {key: late[key] for key in SAME} == {key: upstream[key] for key in SAME}
+    assert "it cannot be sent to another process (TypeError: cannot pickle it)" in log
+
+
+def test_early_stopping_comes_an_epoch_later_and_a_resumed_run_goes_on(trainings, tmp_path, digits):
+    classify = {**CLASSIFY, "data": digits("classify"), "epochs": 12, "patience": 1, "lr0": 0.0}
+    (_, upstream, late, cut, resumed), _ = trainings(
+        NEWEST,
+        {"patches": "none", "epochs": 1},
+        {**classify, "patches": "none"},
+        {**classify, "patches": SPEC},
+        {"patches": SPEC, "name": "cut", "interrupt": 3, "epochs": 6},
+        {"model": str(tmp_path / "cut/weights/last.pt"), "resume": True},
+    )
+    assert 2 <= len(upstream["results"]) < 12
+    # The first validation is made in the foreground; one that is put off stops the training an epoch later.
+    assert len(late["results"]) - len(upstream["results"]) in (0, 1)
+    assert late["results"][: len(upstream["results"])] == upstream["results"]
+    assert cut["interrupted"] and cut["helpers"] == 0
+    assert [row["epoch"] for row in cut["results"]] == ["1", "2", "3"]  # the fourth had not been validated
+    assert [row["epoch"] for row in resumed["results"]] == ["1", "2", "3", "5", "6"]
+    assert resumed["plan"]["async-val"]["status"] == "active"
+
+
+def test_no_process_outlives_a_killed_training(environment, release, digits, tmp_path):
+    runs = [{"data": digits(), "epochs": 200, "plots": False, "unwatched": True, "patches": SPEC, "imgsz": 32}]
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, json.dumps([{**one, "project": str(tmp_path)} for one in runs])],
+        env={**environment, **release(NEWEST)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as training:  # fmt: skip
+        helpers, deadline = [], time.monotonic() + 120
+        while not helpers and time.monotonic() < deadline:
+            time.sleep(0.2)
+            with contextlib.suppress(psutil.Error):
+                children = psutil.Process(training.pid).children()
+                helpers = [child for child in children if "helper_process" in " ".join(child.cmdline())]
+        assert helpers
+        os.kill(training.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(helpers, timeout=20)
+        assert not alive
+
+
+def test_two_ranks(release, python, digits, tmp_path):
+    """The first rank has its process; the others take its word for each epoch."""
+    tables = []
+    for name, spec in (("upstream", "torchrun"), ("late", f"torchrun,{SPEC}"), ("dies", f"torchrun,{SPEC}")):
+        words = [
+            "model=yolov8n-cls.yaml",
+            f"data={digits('classify', 16, 16)}",
+            "epochs=5",
+            "imgsz=32",
+            "batch=8",
+            "workers=0",
+        ]
+        words += [
+            "workers=0",
+            "device=cpu",
+            f"project={tmp_path}",
+            f"name={name}",
+            "plots=False",
+            f"patches={spec}",
+            "lr0=0.003",
+        ]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        if name == "dies":
+            (tmp_path / "dies.py").write_text(
+                "import os, runpy, signal\n"
+                "from yolo_patches.validation.helper_process import Helper\n"
+                "ask = Helper.ask\n"
+                "def dying(self, task):\n"
+                "    os.kill(self.pid, signal.SIGKILL)\n"
+                "    ask(self, task)\n"
+                "Helper.ask = dying\n"
+                "runpy.run_module('yolo_patches', run_name='__main__')\n"
+            )
+            done = python(*launch, tmp_path / "dies.py", "train", *words, **release(NEWEST))
+        else:
+            done = python(*launch, "-m", "yolo_patches", "train", *words, **release(NEWEST))
+        with open(tmp_path / name / "results.csv") as file:
+            tables.append([{key: value for key, value in row.items() if key != "time"} for row in csv.DictReader(file)])
+        if name != "upstream":
+            item = entry(json.loads((tmp_path / name / "patches.json").read_text()), "async-val")
+            assert item["status"] == "active" and item["verified"] is (name == "late"), item
+    upstream, late, dies = tables
+    assert [row["epoch"] for row in late] == [row["epoch"] for row in dies] == [row["epoch"] for row in upstream]
+    for theirs, ours in zip(upstream, late):
+        for key, value in theirs.items():
+            assert float(ours[key]) == pytest.approx(float(value), rel=1e-4, abs=2e-5), key
+    # Ranks would have to validate together, and the others have gone on: the figures of that one epoch are lost.
+    lost = [math.isnan(float(row["metrics/accuracy_top1"])) for row in dies]
+    assert lost == [False, True, False, False, False]
+    assert "made in the foreground from here on" in done.stdout + done.stderr
+
+
+def decided(spec, devices=None, **more):
+    return Lifecycle.of(known(**more), parse(spec, registry.specs())).plan
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ("async-val:device=gpu", "device=gpu is no device; give cuda:N, cpu or same"),
+    ("async-val:device=cuda:7", "cuda:7 is not there: this machine has no CUDA devices"),
+])  # fmt: skip
+def test_bad_input(spec, message, monkeypatch, tmp_path):
+    monkeypatch.setattr("yolo_patches.patches.async_val.DEVICES", tmp_path / "none")
+    with pytest.raises(PatchesError, match=message):
+        decided(spec)
+
+
+def test_a_device_that_the_training_has(monkeypatch, tmp_path):
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("yolo_patches.patches.async_val.DEVICES", tmp_path)
+    busy = known(optimization=facts.Optimization(epochs=9))
+    busy = type(busy)(**{**vars(busy), "devices": facts.Devices(1, held=(1,))})
+    with pytest.raises(PatchesError, match="cuda:1 is one that the training has; give another, or device=same"):
+        Lifecycle.of(busy, parse("async-val:device=cuda:1", registry.specs()))
+    plan = Lifecycle.of(busy, parse("async-val:device=0", registry.specs())).plan
+    assert next(one for one in plan.entries if one.name == "async-val").decision.status == "active"
+
+
+@pytest.mark.parametrize(("spec", "more", "reason"), [
+    ("async-val", {}, "needs a device of its own"),
+    (SPEC, {"validates": False}, "validate the last epoch alone"),
+    (SPEC, {"optimization": facts.Optimization(hours=1.0)}, "ends by the clock"),
+    (SPEC, {"optimization": facts.Optimization(epochs=2)}, "there are no others"),
+])  # fmt: skip
+def test_inert(spec, more, reason):
+    item = next(one for one in decided(spec, **more).entries if one.name == "async-val")
+    assert item.decision.status == "inert" and reason in item.decision.reason
