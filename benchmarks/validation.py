@@ -3,6 +3,8 @@
     python benchmarks/validation.py [--images 64] [--rounds 5] [--json]   # the stages
     python benchmarks/validation.py --whole [--images 48] [--rounds 3]   # a whole pass, with allocator=true
 
+    python benchmarks/validation.py --run [--images 64] [--rounds 3]     # a run's wall time with each of the patches
+
 The stages: the real trainer validates photographs-sized images with 80 classes, and a stand-in for the model gives
 predictions as crowded as those of a model in training (976, 2,259 and 4,826 candidates an image). Both arms are in one
 process and take turns; the figures are medians, in milliseconds an image.
@@ -198,6 +200,44 @@ print(time.perf_counter() - begin)
 """
 
 
+RUN = """
+import sys, time
+import torch
+torch.set_num_threads(int(sys.argv[4]))
+from ultralytics import YOLO
+begin = time.perf_counter()
+YOLO("yolo11n.yaml").train(
+    data=sys.argv[1], project=sys.argv[2], epochs=6, imgsz=320, batch=16, device="cpu", plots=False, verbose=False,
+    patches=sys.argv[3],
+)
+print()
+print(time.perf_counter() - begin)
+"""
+#: Validations take their turns with training, are left out, cost less, or run beside it (here on the same cores).
+RUNS = ("none", "val-period:every=3", "fast-val", "fast-val:allocator=true", "async-val:device=same")
+
+
+def whole_run(images: int, rounds: int) -> dict[str, Any]:
+    """Measure the wall time of a run of six epochs with each patch, in processes that take turns."""
+    found: dict[str, list[float]] = {spec: [] for spec in RUNS}
+    with tempfile.TemporaryDirectory() as folder:
+        data = photographs(Path(folder), images)
+        for index in range(rounds):
+            for spec in RUNS[:: 1 if index % 2 else -1]:
+                words = (data, folder, spec, torch.get_num_threads())
+                done = subprocess.run(
+                    [sys.executable, "-c", RUN, *map(str, words)], check=True, capture_output=True, text=True
+                )
+                found[spec].append(float(done.stdout.strip().splitlines()[-1]))
+    return {
+        spec: {
+            "seconds": statistics.median(times),
+            "ratio": statistics.median(a / b for a, b in zip(found["none"], times)),
+        }
+        for spec, times in found.items()
+    }
+
+
 def whole_pass(images: int, rounds: int) -> dict[str, Any]:
     """Measure a pass of the real model in processes that take turns."""
     specs = ("none", "fast-val", "fast-val:allocator=true")
@@ -222,15 +262,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--whole", action="store_true", help="a whole pass with the real model")
+    parser.add_argument("--run", action="store_true", help="a whole run, with each of the patches")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    figures = (whole_pass if options.whole else beside_the_model)(options.images, options.rounds)
+    measure = whole_run if options.run else whole_pass if options.whole else beside_the_model
+    figures = measure(options.images, options.rounds)
     if options.json:
         print(json.dumps(figures, indent=2, default=float))
         return
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
     for name, figure in figures.items():
+        if options.run:
+            print(f"{name:26} {figure['seconds']:8.1f} s, upstream's time over it {figure['ratio']:.2f}")
+            continue
         if options.whole:
             print(f"{name:26} {figure['ms an image']:8.1f} ms an image, upstream's time over it {figure['ratio']:.2f}")
             continue

@@ -349,6 +349,8 @@ class Live:
         train_set: Reads the training set.
         validations: How many validations upstream has made in the course of this training on this rank; None where
             nobody has counted.
+        deferral: How a validation may be made elsewhere (`Deferral`); None where it cannot, and on all ranks but the
+            first.
         best: What upstream holds for the best fitness, and for that of early stopping; None for what is not known.
     """
 
@@ -362,4 +364,5 @@ class Live:
     filled: frozenset[str] = frozenset()
     train_set: Callable[[], TrainSet | None] = no_train_set
     validations: int | None = None
+    deferral: Any = None
     best: tuple[float | None, float | None] = (None, None)

@@ -126,8 +126,10 @@ def test_doctor_in_yolov5_and_list(python, yolov9, yolov5, models, data, tmp_pat
     for rows, name in zip(last_json(python("-c", code, yolov9, yolov5)), ("yolov9", "yolov5")):
         assert rows["upstreams"][name] == "checkout"
         for row in rows["patches"]:
-            # Scripts take their ranks from the launcher, and their optimizer from the command line.
-            assert row["status"].get(name, "available") == "available", row["name"]
+            # Scripts take their ranks from the launcher, and their optimizer from the command line. Nothing in them can
+            # do an epoch's bookkeeping later.
+            there = row["status"].get(name, "available") == "available"
+            assert there is (row["name"] != "async-val"), row["name"]
 
 
 def test_run_without_the_start_up_hook(python, yolov9, models, data, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from yolo_patches.nn import common_step  # noqa: E402
-from yolo_patches.upstreams.scripts.steps import FollowedLoader, Steps  # noqa: E402
+from yolo_patches.upstreams.followed_loader import FollowedLoader  # noqa: E402
+from yolo_patches.upstreams.scripts.steps import Steps  # noqa: E402
 
 
 class Callbacks:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import NEWEST, OLDEST, entry, last_json
+from tests.conftest import NEWEST, entry, last_json
 from tests.unit.test_lifecycle import known
 from yolo_patches import facts, registry
 from yolo_patches.errors import PatchesError
@@ -42,7 +42,7 @@ def trainings(python, release, digits, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("version", ["8.0.200", OLDEST, "8.3.253", NEWEST])
+@pytest.mark.parametrize("version", ["8.0.200", "8.3.253", NEWEST])
 def test_the_same_training(version, trainings, digits):
     """Figures, checkpoints and events: of a task whose figures differ from epoch to epoch, and of the largest one."""
     classify = {**CLASSIFY, "data": digits("classify")}
@@ -54,6 +54,27 @@ def test_the_same_training(version, trainings, digits):
         assert late["left"] == [] and late["helpers"] == 0
     assert len({row["metrics/accuracy_top5"] for row in found[1]["results"]}) > 1
     assert "made in the foreground" not in log
+
+
+def test_all_four_together(trainings, digits):
+    """Every second epoch, at less cost, beside the training, judged by a mean: those epochs' figures are upstream's."""
+    classify = {**CLASSIFY, "data": digits("classify"), "epochs": 7}
+    spec = f"val-period:every=2,fast-val:loss=false,{SPEC},best:smooth=2"
+    (_, upstream, ours), _ = trainings(
+        NEWEST, {"patches": "none", "epochs": 1}, {**classify, "patches": "none"}, {**classify, "patches": spec}
+    )
+    assert ours["weights"] == upstream["weights"]
+    for mine, theirs in zip(ours["results"], upstream["results"]):
+        validated = int(mine["epoch"]) in (2, 4, 6, 7)
+        for name, value in theirs.items():
+            if name.startswith("metrics/"):
+                assert mine[name] == (value if validated else "nan"), (mine["epoch"], name)
+    assert [row["epoch"] for row in ours["table"]] == ["2", "4", "6", "7"]
+    statuses = {name: (one["status"], one["verified"]) for name, one in ours["plan"].items() if one["status"] != "off"}
+    assert statuses == dict.fromkeys(("val-period", "async-val", "best"), ("active", True)) | {
+        "fast-val": ("active", None)
+    }, statuses
+    assert ours["helpers"] == 0 and ours["left"] == []
 
 
 #: What goes wrong in the process -> what is said of it.
@@ -104,7 +125,9 @@ validation_task._light = refuses
         NEWEST, {"patches": "none", "epochs": 1}, {"patches": "none"}, {"patches": SPEC}, before=before
     )
     assert {key: late[key] for key in SAME} == {key: upstream[key] for key in SAME}
-    assert "it cannot be sent to another process (TypeError: cannot pickle it)" in log
+    reason = "it cannot be sent to another process (TypeError: cannot pickle it)"
+    assert f"async-val is unavailable, training goes on without it ({reason})" in log
+    assert late["plan"]["async-val"]["status"] == "unavailable"
 
 
 def test_early_stopping_comes_an_epoch_later_and_a_resumed_run_goes_on(trainings, tmp_path, digits):

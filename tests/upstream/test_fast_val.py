@@ -24,16 +24,12 @@ MODELS = {
 def trainings(python, release, digits, tmp_path):
     """Return a function that makes trainings of one release and returns what it has seen of each."""
 
-    def make(version, *arguments, epochs=2, before="", **variables):
+    def make(version, *arguments, epochs=2):
         runs = [
             {"data": digits(), "epochs": epochs, "project": str(tmp_path), "name": str(index), "plots": False, **one}
             for index, one in enumerate(arguments)
         ]
-        program = PROGRAM
-        if before:
-            program = tmp_path / "program.py"
-            program.write_text(before + PROGRAM.read_text().replace("__file__", repr(str(PROGRAM))))
-        done = python(program, json.dumps(runs), timeout=900, **release(version), **variables)
+        done = python(PROGRAM, json.dumps(runs), timeout=900, **release(version))
         return last_json(done), done.stderr
 
     return make
@@ -90,16 +86,10 @@ WRONG = {
 
 
 def test_what_is_wrong_in_ours_is_upstreams(trainings):
-    before = """
-import torch
-from yolo_patches.validation import kept_batches, matching, scaled_images, suppression
-"""
     crowd = {"crowd": 200, "max_det": 25}
-    (_, upstream), _ = trainings(NEWEST, {"patches": "none"}, {**crowd, "patches": "none"})
-    for wrong, (status, reason) in WRONG.items():
-        (_, fast), _ = trainings(
-            NEWEST, {"patches": "none"}, {**crowd, "patches": "fast-val"}, before=f"{before}{wrong}\n"
-        )
+    runs = [{**crowd, "patches": "fast-val", "wrong": wrong} for wrong in WRONG]
+    (_, upstream, *found), _ = trainings(NEWEST, {"patches": "none"}, {**crowd, "patches": "none"}, *runs)
+    for (wrong, (status, reason)), fast in zip(WRONG.items(), found):
         assert {key: fast[key] for key in SAME} == {key: upstream[key] for key in SAME}, wrong
         assert fast["plan"]["fast-val"]["status"] == status, wrong
         assert reason in fast["plan"]["fast-val"]["reason"], wrong

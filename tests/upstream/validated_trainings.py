@@ -4,6 +4,7 @@ Two trainings are the same where `weights` (of all epochs), `results` and `rando
 
     crowd        validations between epochs see that many candidates an image, around the real objects
     unwatched    nobody listens to the validator
+    wrong        code that breaks something of ours, for this training
     interrupt    Ctrl-C after the checkpoint of that epoch
     fitness      what validations find, epoch by epoch, whatever the weights are worth
 """
@@ -14,6 +15,7 @@ import hashlib
 import json
 import random
 import sys
+from importlib import import_module, reload
 from pathlib import Path
 
 import numpy
@@ -23,6 +25,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from validation import Crowd
 
+PARTS = ("kept_batches", "matching", "scaled_images", "suppression")
+
 
 def digest(model):
     values = [v.detach().half().float().flatten() for v in model.state_dict().values() if v.dtype.is_floating_point]
@@ -31,6 +35,10 @@ def digest(model):
 
 def train(arguments):
     from ultralytics import YOLO
+
+    wrong = arguments.pop("wrong", "")
+    parts = {name: import_module(f"yolo_patches.validation.{name}") for name in PARTS} if wrong else {}
+    exec(wrong, {"torch": torch, **parts})
 
     seen = {"weights": [], "random": [], "fitness": [], "events": [], "maps": [], "best": []}
 
@@ -90,6 +98,8 @@ def train(arguments):
         model.train(**{**common, **arguments})
     except KeyboardInterrupt:
         seen["interrupted"] = True
+    for part in parts.values():
+        reload(part)
     folder = Path(model.trainer.save_dir)
     with open(folder / "results.csv") as file:
         rows = [{key.strip(): value.strip() for key, value in row.items()} for row in csv.DictReader(file)]

@@ -89,6 +89,19 @@ class AsyncVal(Patch):
         self._changes = (Change("validations", "between epochs", f"beside the next epoch, on {device}"),)
         return Decision("active", "figures are filed, and early stopping comes, one epoch later", self._changes)
 
+    def prove(self, live: Live) -> str:
+        """Return why another process cannot validate for this training."""
+        deferral: Deferral | None = live.deferral
+        if deferral is None:  # another rank, whose first one knows
+            return ""
+        why = deferral.hindrance()
+        if not why:
+            try:
+                deferral.setup(self._place(deferral)[0])
+            except Exception as error:
+                return f"it cannot be sent to another process ({type(error).__name__}: {error})"
+        return why
+
     def around(self) -> Mapping[type[Act], Callable[[Any, Callable[[], Any]], Any]]:
         """Stand around validations."""
         return {Validation: self._validate}
@@ -154,10 +167,6 @@ class AsyncVal(Patch):
     def _start(self, deferral: Deferral) -> None:
         from yolo_patches.validation.helper_process import Helper
 
-        why = deferral.hindrance()
-        if why:
-            self._give_up(why, deferral)
-            return
         device, environment = self._place(deferral)
         try:
             setup = deferral.setup(device)

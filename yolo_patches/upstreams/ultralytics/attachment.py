@@ -348,8 +348,9 @@ class Attachment:
             normalises=loss_wrappers.normalises(trainer.model),
             loss=self.prove,
             filled=stack_gaps.filled(),
-            validations=self._validations,
+            validations=None if self._validations is None else self._validations + self._late.elsewhere,
             best=self._best(),
+            deferral=self._late.deferral() if self._writes else None,
             train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
 

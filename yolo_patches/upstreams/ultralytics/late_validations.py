@@ -56,6 +56,7 @@ class LateValidations:
         self._lifecycle = lifecycle
         self._judge = judge
         self._skip = skip
+        self.elsewhere = 0  # validations that the trainer's own validator has not made
         self._pending: _Pending | None = None
         self._weights = b""
         self._followed = False
@@ -84,6 +85,7 @@ class LateValidations:
         if not self._followed:
             bind(self._trainer, "save_metrics", self._save_metrics)
             self._followed = True
+        self.elsewhere += 1
         self._pending = _Pending(int(self._trainer.epoch), collect, self._weights)
         return self._skip()
 
@@ -138,6 +140,7 @@ class LateValidations:
             return {}
         made = torch.load(io.BytesIO(pending.weights), map_location=trainer.device, weights_only=False)["model"]
         live, trainer.ema.ema = trainer.ema.ema, made
+        self.elsewhere -= 1
         try:
             return dict(trainer.validator(trainer))
         finally:
