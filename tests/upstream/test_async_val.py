@@ -92,7 +92,7 @@ def test_the_process_fails(failure, trainings, digits):
 import os, signal
 from yolo_patches.patches import async_val
 from yolo_patches.validation.helper_process import Helper
-async_val.LONGEST, async_val.PATIENCE = 3.0, 0.0
+async_val.LONGEST, async_val.PATIENCE = {3.0 if "STOP" in failure else 90.0}, 0.0
 asked, ask = [], Helper.ask
 def failing(self, task):
     asked.append(self)
