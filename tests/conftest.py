@@ -16,6 +16,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ROOT / "tests" / "absent.py"
 OLDEST, NEWEST = "8.2.103", "8.4.190"
+#: A small model of each task.
+MODELS = {
+    "detect": "yolov8n.yaml",
+    "segment": "yolov8n-seg.yaml",
+    "pose": "yolov8n-pose.yaml",
+    "obb": "yolov8n-obb.yaml",
+    "classify": "yolov8n-cls.yaml",
+    "semantic": "yolo26n-sem.yaml",
+    "depth": "yolo26n-depth.yaml",
+}
 RELEASES = (OLDEST, "8.3.0", "8.3.253", "8.4.0", "8.4.60", NEWEST)
 
 

@@ -214,6 +214,15 @@ class Facts:
     gaps: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def set_validations(self) -> str:
+        """Why the validations between epochs cannot be left out or put off; empty where they can."""
+        if not self.validates:
+            return "upstream has been told to validate the last epoch alone"
+        if self.optimization.hours:
+            return "a training that ends by the clock does not know its last epoch beforehand"
+        return ""
+
+    @property
     def world_size(self) -> int:
         """Number of ranks, at least 1."""
         return self.devices.world_size

@@ -176,6 +176,15 @@ class Lifecycle:
                 self.tell(f"something could not be recorded: {_words(error)}")
             return None
 
+    def guarded(self, ours: Callable[..., Any], upstreams: Callable[..., Any], seam: type[Seam]) -> Callable[..., Any]:
+        """Return a function that calls ours, and upstream's where ours fails or returns None."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made = self.attempt(lambda: ours(*args, **kwargs), seam)
+            return upstreams(*args, **kwargs) if made is None else made
+
+        return call
+
     def listens(self, seam: type[Seam]) -> bool:
         """Return whether an active patch handles this seam; where none does, an adapter need not prepare it."""
         return any(

@@ -114,7 +114,8 @@ class Deferral(Seam):
         setup: Returns what that process needs, for a device; raises where it cannot be sent.
         task: Returns this epoch's weights, and what else a validation reads.
         postpone: Puts off what upstream does with the figures until the next epoch ends, and returns what upstream is
-            to have now. It is given a function that waits for the figures; None from it says that there are none.
+            to have now. It is given the task, and a function that waits for the figures; None from it says that there
+            are none.
         tell: Logs a warning, once.
     """
 
@@ -124,5 +125,5 @@ class Deferral(Seam):
     hindrance: Callable[[], str]
     setup: Callable[[str], bytes]
     task: Callable[[], bytes]
-    postpone: Callable[[Callable[[], Any]], Any]
+    postpone: Callable[[bytes, Callable[[], Any]], Any]
     tell: Callable[[str], None]

@@ -116,7 +116,6 @@ Helper.ask = failing
 
 def test_what_cannot_be_sent_is_validated_in_the_foreground(trainings):
     before = """
-from ultralytics.models.yolo.detect import DetectionValidator
 from yolo_patches.upstreams.ultralytics import validation_task
 def refuses(*_): raise TypeError("cannot pickle it")
 validation_task._light = refuses

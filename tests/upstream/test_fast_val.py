@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NEWEST, OLDEST, last_json
+from tests.conftest import MODELS, NEWEST, OLDEST, last_json
 
 PROGRAM = Path(__file__).with_name("validated_trainings.py")
 SAME = ("weights", "random", "fitness", "events", "maps", "best", "last", "results")
-MODELS = {
-    "detect": "yolov8n.yaml",
-    "segment": "yolov8n-seg.yaml",
-    "pose": "yolov8n-pose.yaml",
-    "obb": "yolov8n-obb.yaml",
-    "classify": "yolov8n-cls.yaml",
-}
 
 
 @pytest.fixture

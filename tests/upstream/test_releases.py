@@ -7,17 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NEWEST, OLDEST, RELEASES, ROOT, entry, last_json
+from tests.conftest import MODELS, NEWEST, OLDEST, RELEASES, ROOT, entry, last_json
 
-MODELS = {
-    "detect": "yolov8n.yaml",
-    "segment": "yolov8n-seg.yaml",
-    "pose": "yolov8n-pose.yaml",
-    "obb": "yolov8n-obb.yaml",
-    "classify": "yolov8n-cls.yaml",
-    "semantic": "yolo26n-sem.yaml",
-    "depth": "yolo26n-depth.yaml",
-}
 DOUBLED = {"detect", "segment", "pose", "classify"}  # where upstream doubles the batch; elsewhere the patch is inert
 TASKS = {version: ["detect", "obb"] for version in RELEASES}
 TASKS[OLDEST] = ["detect", "segment", "pose", "obb", "classify"]

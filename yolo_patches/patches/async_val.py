@@ -55,7 +55,7 @@ class AsyncVal(Patch):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._helper: Helper | None = None
-        self._changes: tuple[Change, ...] = ()
+        self._setup = b""
         self._why = ""
         self._draws = 0
         self._made = 0
@@ -78,29 +78,25 @@ class AsyncVal(Patch):
             raise PatchesError(f"async-val:device={device} is no device; give cuda:N, cpu or same")
         if number is not None and not facts.inherited:
             self._check(int(number[1]), facts)
-        if not facts.validates:
-            return Decision("inert", "upstream has been told to validate the last epoch alone")
-        if facts.optimization.hours:
-            return Decision("inert", "a training that ends by the clock does not know its last epoch beforehand")
+        if facts.set_validations:
+            return Decision("inert", facts.set_validations)
         if facts.optimization.epochs < 3:
             return Decision(
                 "inert", "the first and the last epoch are validated in the foreground, and there are no others"
             )
-        self._changes = (Change("validations", "between epochs", f"beside the next epoch, on {device}"),)
-        return Decision("active", "figures are filed, and early stopping comes, one epoch later", self._changes)
+        change = Change("validations", "between epochs", f"beside the next epoch, on {device}")
+        return Decision("active", "figures are filed, and early stopping comes, one epoch later", (change,))
 
     def prove(self, live: Live) -> str:
         """Return why another process cannot validate for this training."""
         deferral: Deferral | None = live.deferral
         if deferral is None:  # another rank, whose first one knows
             return ""
-        why = deferral.hindrance()
-        if not why:
-            try:
-                deferral.setup(self._place(deferral)[0])
-            except Exception as error:
-                return f"it cannot be sent to another process ({type(error).__name__}: {error})"
-        return why
+        try:
+            self._setup = deferral.setup(self._place(deferral)[0])
+        except Exception as error:
+            return f"it cannot be sent to another process ({type(error).__name__}: {error})"
+        return deferral.hindrance()
 
     def around(self) -> Mapping[type[Act], Callable[[Any, Callable[[], Any]], Any]]:
         """Stand around validations."""
@@ -137,11 +133,12 @@ class AsyncVal(Patch):
             return proceed()
         if first:
             return self._measured(act, proceed)
-        if not act.agreed(self._ready(act) and not act.last):
+        task = self._task(act)
+        if not act.agreed(task is not None):
             return proceed()
-        if act.deferral is None:  # another rank's word: only the first one validates
+        if task is None:  # another rank's word: only the first one validates
             return act.skip()
-        return self._put_off(act.deferral)
+        return self._put_off(act.deferral, task)
 
     def _measured(self, act: Validation, proceed: Callable[[], Any]) -> Any:
         from yolo_patches.validation.draws import Draws
@@ -156,24 +153,31 @@ class AsyncVal(Patch):
                 self._give_up("its validations draw random numbers in a way that we do not know", act.deferral)
         return result
 
-    def _ready(self, act: Validation) -> bool:
-        """Return whether the process is there, or can be started; asked on the first rank."""
-        if act.deferral is None or self._why:
-            return False
-        if self._helper is None:
-            self._start(act.deferral)
-        return self._helper is not None
+    def _task(self, act: Validation) -> bytes | None:
+        """Return this epoch's weights for the process, which is started where it is not there.
+
+        None where the foreground is to validate, and on all ranks but the first. Ranks agree on it next, so that what
+        fails here fails before anybody goes another way.
+        """
+        deferral: Deferral | None = act.deferral
+        if deferral is None or self._why or act.last:
+            return None
+        why = deferral.hindrance()  # callbacks may have come since
+        if not why:
+            try:
+                self._start(deferral)
+                return deferral.task()
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+        self._give_up(why, deferral)
+        return None
 
     def _start(self, deferral: Deferral) -> None:
         from yolo_patches.validation.helper_process import Helper
 
-        device, environment = self._place(deferral)
-        try:
-            setup = deferral.setup(device)
-        except Exception as error:
-            self._give_up(f"it cannot be sent to another process ({type(error).__name__}: {error})", deferral)
-            return
-        self._helper = Helper(deferral.module, setup, environment)
+        if self._helper is None:
+            setup, self._setup = self._setup, b""
+            self._helper = Helper(deferral.module, setup, self._place(deferral)[1])
 
     def _place(self, deferral: Deferral) -> tuple[str, dict[str, str]]:
         """Return the device's name in the process, and its environment."""
@@ -186,15 +190,15 @@ class AsyncVal(Patch):
             return device, {**environment, "CUDA_VISIBLE_DEVICES": ""}
         return "cuda:0", {**environment, "CUDA_VISIBLE_DEVICES": device.rpartition(":")[2]}
 
-    def _put_off(self, deferral: Deferral) -> Any:
+    def _put_off(self, deferral: Deferral, task: bytes) -> Any:
         from yolo_patches.validation.draws import draw
 
         helper = self._helper
-        assert helper is not None
-        helper.ask(deferral.task())
+        assert helper is not None, "there is a task for it"
+        helper.ask(task)
         draw(self._draws)
         self._deferred += 1
-        return deferral.postpone(lambda: self._collect(helper, deferral))
+        return deferral.postpone(task, lambda: self._collect(helper, deferral))
 
     def _collect(self, helper: Helper, deferral: Deferral) -> Any:
         """Wait for the figures; None where there are none."""

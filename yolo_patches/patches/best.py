@@ -52,7 +52,6 @@ class Best(Patch):
         self._values: dict[int, float] = {}
         self._given: list[tuple[float, float]] = []
         self._recalled = False
-        self._saves = False
 
     def decide(self, facts: Facts) -> Decision:
         """Read the options.

@@ -51,6 +51,7 @@ class FastVal(Patch):
         self._ranks = 1
         self._kept: KeptBatches | None = None
         self._scale: ScaledImages | None = None
+        self._match: Callable[[Any, Any], Any] | None = None
         self._changes: tuple[Change, ...] = ()
         self._trusted: Mapping[str, bool] = {}
         self._parts: dict[str, _Compared] = {}
@@ -143,11 +144,11 @@ class FastVal(Patch):
         """Return the way of matching that gives what this release's gives, or upstream's where none does."""
         from yolo_patches.validation import matching
 
-        if "matching" not in self._parts:
+        part = self._parts.setdefault("matching", _Compared())
+        if self._match is None:
             way = matching.like(upstream)
-            self._parts["matching"] = _Compared(differs=way is None)
-            self._match = way or upstream
-        return self._parts["matching"].of(upstream, self._match, lambda ours, theirs: bool((ours == theirs).all()))
+            self._match, part.differs = way or upstream, way is None
+        return part.of(upstream, self._match, lambda ours, theirs: bool((ours == theirs).all()))
 
     def _scaling(self) -> Callable[[Any], Any]:
         from yolo_patches.validation.scaled_images import ScaledImages
@@ -174,9 +175,9 @@ class _Compared:
         differs: Whether one had not; the part is upstream's from then on.
     """
 
-    def __init__(self, differs: bool = False) -> None:
+    def __init__(self) -> None:
         self.equal = 0
-        self.differs = differs
+        self.differs = False
 
     def of(
         self, upstream: Callable[..., Any], ours: Callable[..., Any], alike: Callable[[Any, Any], bool]

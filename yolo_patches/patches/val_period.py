@@ -49,10 +49,8 @@ class ValPeriod(Patch):
         epochs = facts.optimization.epochs
         if every == 1 and share is None:
             return Decision("inert", "every epoch is validated; val-period:every=N, or :share=0.1, leaves some out")
-        if not facts.validates:
-            return Decision("inert", "upstream has been told to validate the last epoch alone")
-        if facts.optimization.hours:
-            return Decision("inert", "a training that ends by the clock does not know its last epoch beforehand")
+        if facts.set_validations:
+            return Decision("inert", facts.set_validations)
         if share is not None:
             change = Change("validations", "after every epoch", f"at most {share:.0%} of the run's time")
             return Decision("active", f"share={share:g}; the first and the last epoch in any case", (change,))

@@ -30,7 +30,7 @@ class Judging:
     def judge(
         self, epoch: int, fitness: float, metrics: Mapping[str, float], directory: Path, start: int
     ) -> Judged | None:
-        """Let patches judge a validation; None where none does.
+        """Let patches judge a validation; None where none does, or it has failed.
 
         Args:
             epoch: Of the validation, from 0.
@@ -40,8 +40,6 @@ class Judging:
             start: The training's first epoch.
         """
         self._stopping = None
-        if not self._lifecycle.listens(Judged):
-            return None
         seam = self._lifecycle.attempt(lambda: self._fire(epoch, fitness, metrics, directory, start), Judged)
         if seam is not None:
             self._stopping = seam.stopping
@@ -55,7 +53,7 @@ class Judging:
         past = {number: row for number, row in self._log.rows.items() if number < start}
         seam = self._lifecycle.fire(Judged(epoch, fitness, metrics, past))
         if seam.recalled is not None and self.stopper is not None and not self.stopper.best_fitness:
-            self.stopper.best_fitness, self.stopper.best_epoch = seam.recalled[0], self._count(seam.recalled[1])
+            self.stopper.best_fitness, self.stopper.best_epoch = seam.recalled[0], seam.recalled[1] + self._first
         return seam
 
     def following(self, stopper: Any, first: int) -> Any:
@@ -67,9 +65,6 @@ class Judging:
         """
         self.stopper, self._first = stopper, first
         return Stopper(stopper, self)
-
-    def _count(self, epoch: int) -> int:
-        return epoch + self._first
 
     @property
     def best_for_stopping(self) -> float | None:

@@ -50,11 +50,11 @@ def _put(
     before = _parts(lifecycle, module, keywords)
     parts = lifecycle.fire(replace(before))
     keywords = dict(keywords)
-    if parts.nms is not before.nms:
-        nms = _guarded(lifecycle, parts.nms, before.nms)
-        stack.enter_context(instead(import_module("torchvision").ops, "nms", nms))
+    if parts.nms is not None and parts.nms is not before.nms:
+        ops = import_module("torchvision").ops
+        stack.enter_context(instead(ops, "nms", lifecycle.guarded(parts.nms, ops.nms, Evaluation)))
     if parts.match is not before.match:
-        matching = _guarded(lifecycle, _matching(module, parts.match), vars(module)[MATCHING])
+        matching = lifecycle.guarded(_matching(module, parts.match), vars(module)[MATCHING], Evaluation)
         stack.enter_context(instead(module, MATCHING, matching))
     if parts.passing is not before.passing:
         keywords["dataloader"] = read_by(keywords["dataloader"], parts.passing)
@@ -69,14 +69,6 @@ def _put(
         return told
 
     return keywords, lambda result: lifecycle.attempt(lambda: tell(result), Evaluation) or result
-
-
-def _guarded(lifecycle: Lifecycle, ours: Any, upstreams: Any) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        made = lifecycle.attempt(lambda: ours(*args, **kwargs), Evaluation)
-        return upstreams(*args, **kwargs) if made is None else made
-
-    return call
 
 
 def _parts(lifecycle: Lifecycle, module: ModuleType, keywords: Mapping[str, Any]) -> Evaluation:

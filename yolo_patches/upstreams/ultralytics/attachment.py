@@ -139,9 +139,20 @@ class Attachment:
                 return wrapped(*args, **kwargs)
 
         result = validate() if act is None else self.lifecycle.around(act, validate)
-        return self.lifecycle.attempt(lambda: self._judged(result, best), Judged) or result
+        return self._judged(result, best)
 
-    def _judged(self, result: tuple[Any, Any], best: Any) -> tuple[Any, Any]:
+    def _judged(self, result: Any, best: Any) -> Any:
+        """Return a validation's result as patches judge it, or upstream's own.
+
+        Args:
+            result: Upstream's metrics and fitness.
+            best: The best fitness before it.
+        """
+        if not self.lifecycle.listens(Judged):
+            return result
+        return self.lifecycle.attempt(lambda: self._judge(result, best), Judged) or result
+
+    def _judge(self, result: tuple[Any, Any], best: Any) -> tuple[Any, Any]:
         """Let patches judge a validation; what upstream has just taken for the best goes by them."""
         metrics, fitness = result
         if fitness is None or not metrics or not self._writes:
@@ -166,11 +177,11 @@ class Attachment:
         validator = getattr(self.trainer, "validator", None)
         with ExitStack() as stack:
             if validator is not None and self.lifecycle.listens(Evaluation):
-                self.lifecycle.attempt(lambda: stack.enter_context(self._parts(validator)), Evaluation)
+                self.lifecycle.attempt(lambda: stack.enter_context(self._parts()), Evaluation)
             yield
 
-    def _parts(self, validator: Any) -> Any:
-        before = evaluation.parts(self.trainer, validator, self._trusted)
+    def _parts(self) -> Any:
+        before = evaluation.parts(self.trainer, self._trusted)
         parts = self.lifecycle.fire(replace(before))
         return evaluation.in_place(self.lifecycle, self.trainer, parts, before)
 

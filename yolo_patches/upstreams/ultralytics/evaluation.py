@@ -14,6 +14,7 @@ import torch
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 from yolo_patches.validation_seams import Evaluation, Suppression
 from yolo_patches.wrapping import Call, instead
 
@@ -28,15 +29,14 @@ SUPPRESSION = "non_max_suppression"
 PATIENCE = 1e6
 
 
-def parts(trainer: Any, validator: Any, trusted: dict[str, bool]) -> Evaluation:
+def parts(trainer: Any, trusted: dict[str, bool]) -> Evaluation:
     """Return what a validation is made of.
 
     Args:
         trainer: Whose validation it is.
-        validator: What validates.
         trusted: Parts that have been compared in this training -> whether they were equal.
     """
-    args = validator.args
+    validator, args = trainer.validator, trainer.validator.args
     loader = getattr(validator, "dataloader", None) or getattr(trainer, "test_loader", None)
     on_cpu = trainer.device.type == "cpu"
     return Evaluation(
@@ -46,7 +46,7 @@ def parts(trainer: Any, validator: Any, trusted: dict[str, bool]) -> Evaluation:
         limit=lambda: int(args.max_det),
         suppress=_suppress(suppression_module()) if _finds_boxes(validator) else None,
         match=_match(validator) if _matches(validator) else None,
-        scale=_scale if on_cpu and _finds_boxes(validator) and _is_upstreams(validator, "preprocess") else None,
+        scale=_scale if on_cpu and _finds_boxes(validator) and _has_upstreams(validator, "preprocess") else None,
         on_cpu=on_cpu,
         trusted=trusted,
     )
@@ -65,8 +65,9 @@ def in_place(lifecycle: Lifecycle, trainer: Any, parts: Evaluation, before: Eval
     validator = trainer.validator
     put = _Put(lifecycle, validator, parts.trusted)
     with ExitStack() as stack:
-        if parts.nms is not before.nms:
-            stack.enter_context(put.nms(parts.nms, before.nms))
+        if parts.nms is not None and parts.nms is not before.nms:
+            ops = import_module("torchvision").ops
+            stack.enter_context(instead(ops, "nms", lifecycle.guarded(parts.nms, ops.nms, Evaluation)))
         if parts.suppress is not before.suppress or parts.patient:
             ours = None if parts.suppress is before.suppress else parts.suppress
             stack.enter_context(put.suppression(ours, parts.patient))
@@ -93,15 +94,6 @@ class _Put:
 
     def _ours(self, do: Callable[[], Any]) -> Any:
         return self._lifecycle.attempt(do, Evaluation)
-
-    @contextmanager
-    def nms(self, ours: Any, upstreams: Any) -> Iterator[None]:
-        def nms(*args: Any, **kwargs: Any) -> Any:
-            kept = self._ours(lambda: ours(*args, **kwargs))
-            return upstreams(*args, **kwargs) if kept is None else kept
-
-        with instead(import_module("torchvision").ops, "nms", nms):
-            yield
 
     @contextmanager
     def suppression(self, ours: Any, patient: bool) -> Iterator[None]:
@@ -275,13 +267,12 @@ def _finds_boxes(validator: Any) -> bool:
 
 
 def _matches(validator: Any) -> bool:
-    return _finds_boxes(validator) and _is_upstreams(validator, "match_predictions")
+    return _finds_boxes(validator) and _has_upstreams(validator, "match_predictions")
 
 
-def _is_upstreams(owner: Any, name: str) -> bool:
+def _has_upstreams(owner: Any, name: str) -> bool:
     """Return whether a method of an object is the one of upstream's class."""
-    function = getattr(type(owner), name, None)
-    return name not in vars(owner) and str(getattr(function, "__module__", "")).startswith("ultralytics.")
+    return name not in vars(owner) and is_upstreams(getattr(type(owner), name, None))
 
 
 def _unchanging(loader: Any) -> bool:
@@ -292,12 +283,8 @@ def _unchanging(loader: Any) -> bool:
         type(dataset).__module__ == DATA_SETS
         and type(getattr(loader, "sampler", None)).__name__ in SAMPLERS
         and isinstance(transforms, list)
-        and all(type(one).__name__ in TRANSFORMS and _upstreams_class(one) for one in transforms)
+        and all(type(one).__name__ in TRANSFORMS and is_upstreams(one) for one in transforms)
     )
-
-
-def _upstreams_class(value: Any) -> bool:
-    return type(value).__module__.startswith("ultralytics.")
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

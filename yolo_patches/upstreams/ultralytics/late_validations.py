@@ -29,14 +29,14 @@ class _Pending:
     Attributes:
         epoch: Its number, from 0.
         collect: Waits for the figures; None where there are none.
-        weights: What was sent to be validated.
+        task: What was sent to be validated.
         row: What upstream would have written to results.csv; None where it has not come to that.
         state: What callbacks read of the trainer.
     """
 
     epoch: int
     collect: Callable[[], Any]
-    weights: bytes
+    task: bytes
     row: Mapping[str, Any] | None = None
     state: Mapping[str, Any] | None = None
 
@@ -58,7 +58,6 @@ class LateValidations:
         self._skip = skip
         self.elsewhere = 0  # validations that the trainer's own validator has not made
         self._pending: _Pending | None = None
-        self._weights = b""
         self._followed = False
         self._stop = False
 
@@ -72,21 +71,17 @@ class LateValidations:
             draws=DRAWS * images,
             hindrance=lambda: validation_task.hindrance(trainer),
             setup=lambda device: validation_task.setup(trainer, device),
-            task=self._task,
+            task=lambda: validation_task.task(trainer),
             postpone=self._postpone,
             tell=self._lifecycle.tell,
         )
 
-    def _task(self) -> bytes:
-        self._weights = validation_task.task(self._trainer)
-        return self._weights
-
-    def _postpone(self, collect: Callable[[], Any]) -> Any:
+    def _postpone(self, task: bytes, collect: Callable[[], Any]) -> Any:
         if not self._followed:
             bind(self._trainer, "save_metrics", self._save_metrics)
             self._followed = True
         self.elsewhere += 1
-        self._pending = _Pending(int(self._trainer.epoch), collect, self._weights)
+        self._pending = _Pending(int(self._trainer.epoch), collect, task)
         return self._skip()
 
     def _save_metrics(self, wrapped: Call, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -99,12 +94,11 @@ class LateValidations:
 
     def keeps_back(self, event: str) -> bool:
         """Return whether an event belongs to an epoch whose figures are not there yet."""
-        pending = self._pending
-        if event != "on_fit_epoch_end" or pending is None or pending.row is None:
+        if event != "on_fit_epoch_end":
             return False
         if self._stop:  # upstream looks at it next, and tells the other ranks
             self._trainer.stop = True
-        return True
+        return self._pending is not None and self._pending.row is not None
 
     def file(self, callbacks: Call) -> None:
         """Wait for the figures of the epoch before, and do with them what upstream would have done.
@@ -120,8 +114,9 @@ class LateValidations:
             return
         with self._as_then(pending):
             metrics = dict(found) if found is not None else self._here(pending)
-            self._record(pending, metrics)
+            stop = self._record(pending, metrics)
             callbacks("on_fit_epoch_end")
+        self._stop |= stop
 
     @contextmanager
     def _as_then(self, pending: _Pending) -> Iterator[None]:
@@ -138,7 +133,9 @@ class LateValidations:
         trainer = self._trainer
         if self._lifecycle.plan.world_size > 1 or not getattr(trainer, "ema", None):
             return {}
-        made = torch.load(io.BytesIO(pending.weights), map_location=trainer.device, weights_only=False)["model"]
+        made = self._lifecycle.attempt(lambda: validation_task.weights(pending.task, trainer.device), Deferral)
+        if made is None:
+            return {}
         live, trainer.ema.ema = trainer.ema.ema, made
         self.elsewhere -= 1
         try:
@@ -146,7 +143,8 @@ class LateValidations:
         finally:
             trainer.ema.ema = live
 
-    def _record(self, pending: _Pending, metrics: dict[str, float]) -> None:
+    def _record(self, pending: _Pending, metrics: dict[str, float]) -> bool:
+        """Do what upstream does with an epoch's figures; return whether it would stop."""
         trainer, best = self._trainer, self._trainer.best_fitness
         fitness = metrics.pop("fitness", None)
         if fitness is not None:
@@ -156,8 +154,9 @@ class LateValidations:
             trainer.metrics = metrics
         trainer.fitness = fitness
         trainer.save_metrics({name: metrics.get(name, value) for name, value in (pending.row or {}).items()})
-        self._stop |= bool(trainer.stopper(pending.epoch + 1, fitness))
+        stop = bool(trainer.stopper(pending.epoch + 1, fitness))
         self._lifecycle.attempt(lambda: self._update_checkpoints(pending.epoch))
+        return stop
 
     def _update_checkpoints(self, epoch: int) -> None:
         """Write the figures into the epoch's checkpoint, which is last.pt still; it is best.pt where it is the best."""

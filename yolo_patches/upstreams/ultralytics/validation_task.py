@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from yolo_patches.upstreams.ultralytics.origin import is_upstreams
+
 #: Of a data set that keeps its images in memory: those are read anew, not sent.
 IN_MEMORY = ("ims", "im_hw0", "im_hw")
 
@@ -20,11 +22,11 @@ def hindrance(trainer: Any) -> str:
     """Return why this trainer's validations cannot be made elsewhere; empty where they can."""
     validator = trainer.validator
     for what in (trainer, validator):
-        if not type(what).__module__.startswith("ultralytics."):
+        if not is_upstreams(what):
             return f"{type(what).__name__} is not one of upstream's classes"
     for event, functions in validator.callbacks.items():
         for function in functions:
-            if event.startswith("on_val_") and not str(getattr(function, "__module__", "")).startswith("ultralytics."):
+            if event.startswith("on_val_") and not is_upstreams(function):
                 return f"{getattr(function, '__qualname__', function)} listens to {event}"
     return ""
 
@@ -74,6 +76,15 @@ def task(trainer: Any) -> bytes:
     return file.getvalue()
 
 
+def weights(task: bytes, device: torch.device) -> Any:
+    """Return the model of a task."""
+    return _read(task, device)["model"]
+
+
+def _read(task: bytes, device: torch.device) -> Any:
+    return torch.load(io.BytesIO(task), map_location=device, weights_only=False)
+
+
 def prepare(setup: bytes) -> Callable[[bytes], Mapping[str, float]]:
     """Return the function that validates, in the process that is to do so."""
     known = SimpleNamespace(**pickle.loads(setup))
@@ -89,12 +100,12 @@ def prepare(setup: bytes) -> Callable[[bytes], Mapping[str, float]]:
         pin_memory=device.type == "cuda",
     )
     validator = known.validator(dataloader=loader, save_dir=known.save_dir, args=copy.copy(known.args))
-    return lambda weights: _validate(validator, known, weights, device)
+    return lambda task: _validate(validator, known, task, device)
 
 
-def stand_in(known: Any, weights: bytes, device: torch.device) -> SimpleNamespace:
+def _stand_in(known: Any, task: bytes, device: torch.device) -> SimpleNamespace:
     """Return what stands for the trainer: what a validator reads of one, and no more."""
-    told = torch.load(io.BytesIO(weights), map_location=device, weights_only=False)
+    told = _read(task, device)
     made = SimpleNamespace(
         args=known.train_args,
         data=known.data,
@@ -113,8 +124,8 @@ def stand_in(known: Any, weights: bytes, device: torch.device) -> SimpleNamespac
     return made
 
 
-def _validate(validator: Any, known: Any, weights: bytes, device: torch.device) -> Mapping[str, float]:
-    metrics = validator(stand_in(known, weights, device))
+def _validate(validator: Any, known: Any, task: bytes, device: torch.device) -> Mapping[str, float]:
+    metrics = validator(_stand_in(known, task, device))
     return {str(name): float(value) for name, value in metrics.items()}
 
 
