@@ -6,8 +6,10 @@ That is no collective: no device, no stream and no backend is involved, and a ra
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from yolo_patches.errors import PatchesError
 
@@ -78,3 +80,50 @@ def exchange(text: str, tell: Callable[[str], None]) -> list[str]:
                 "the same version on every node"
             ) from error
     return texts
+
+
+def leave(name: str, text: str) -> None:
+    """Leave a text for the first rank; nobody waits.
+
+    Args:
+        name: What it is, the same on every rank, and another one each time.
+        text: This rank's.
+    """
+    store = _store(name)
+    if store is not None:
+        from torch import distributed
+
+        store.set(str(distributed.get_rank()), text)
+
+
+def left(name: str, patience: timedelta) -> dict[int, str]:
+    """Return what other ranks have left under a name, by rank.
+
+    Args:
+        name: As they have called it.
+        patience: How long to wait for them, altogether; a rank that has not come by then is left out.
+    """
+    from torch import distributed
+
+    store, texts = _store(name), {}
+    if store is None:
+        return {}
+    ends = time.monotonic() + patience.total_seconds()
+    for rank in set(range(distributed.get_world_size())) - {distributed.get_rank()}:
+        key = str(rank)
+        while not store.check([key]) and time.monotonic() < ends:
+            time.sleep(0.02)
+        if store.check([key]):
+            texts[rank] = store.get(key).decode()
+            store.delete_key(key)
+    return texts
+
+
+def _store(name: str) -> Any:
+    """Return the part of the ranks' store that has this name, or None where there are no ranks."""
+    from torch import distributed
+    from torch.distributed import distributed_c10d
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return distributed_c10d.PrefixStore(f"yolo-patches/{name}", distributed_c10d._get_default_store())

@@ -37,16 +37,16 @@ def write(plan: Plan, directory: Path) -> Path:
     return path
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file of the run directory atomically.
+def replace(path: Path, content: str | bytes) -> None:
+    """Write a file of the run directory atomically, text as UTF-8.
 
     Raises:
         OSError: It cannot be written; the old one, if there was one, is still there.
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         with suppress(OSError):  # file systems without permissions refuse it, and need none
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; other run files are not
         os.replace(temporary, path)

@@ -217,9 +217,11 @@ class OptimizerStep(Seam):
 
     Attributes:
         optimizer: A torch optimizer.
+        scaler: torch's gradient scaler, None where it is not known.
     """
 
     optimizer: Any
+    scaler: Any = None
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply every gradient by `factor`, in place."""
@@ -306,10 +308,12 @@ class Loading(Act):
     Attributes:
         loader: The training loader.
         epoch: Number of the epoch, from 0.
+        images: Counts the images of one of its batches.
     """
 
     loader: Any
     epoch: int
+    images: Callable[[Any], int] = lambda batch: 0
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,16 @@ def check_run(run, log, ranks, epochs):
     assert (entries["torchrun"]["status"], entries["torchrun"]["verified"]) == ("active", True)
     assert entries["torchrun"]["changes"] == [{"what": "ranks", "upstream": 1, "patched": ranks}]
     assert entries["val-batch"]["changes"][0]["patched"] == 8 // ranks
+    with (run / "patches.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [*epochs]
+    for row in rows:  # monitor has heard every rank, and they are one model
+        assert [float(row[f"ranks/{name}"]) for name in ("heard", "weights_differ", "statistics_differ")] == [
+            ranks,
+            0,
+            0,
+        ]
+        assert (float(row["steps"]), float(row["effective_batch"])) == (2, 8)
     assert log.count("(patches=all)") == 1
     assert log.count("Validating ") == 1
     assert " 2/2 " in log and " 4/4 " not in log, "16 images, batch 8: two steps, not four halves or one rank's all"
@@ -105,6 +115,17 @@ def test_two_ranks_of_the_oldest_release_by_its_own_command(start, release, tmp_
     command = ("--no-python", str(Path(sys.executable).with_name("yolo")))
     log = succeeds(start(command=command, **release(OLDEST)))
     check_run(tmp_path / "runs" / "train", log, 2, (1,))
+
+
+def test_the_monitor_sees_that_ranks_differ(start, release, tmp_path):
+    """Without sync-bn each rank has BatchNorm statistics of its own: upstream's, and it is said once."""
+    log = succeeds(start(epochs=2, patches="torchrun,monitor", **release(OLDEST)))
+    with (tmp_path / "runs" / "train" / "patches.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["ranks/weights_differ"]) for row in rows] == [0, 0]
+    assert all(float(row["ranks/statistics_differ"]) > 1e-6 for row in rows)
+    assert all(1 <= float(row["ranks/step_skew"]) < 2 for row in rows)
+    assert log.count("each has its own; patches=sync-bn") == 1
 
 
 def test_two_launchers_are_two_nodes(start, release, tmp_path):

@@ -8,8 +8,8 @@ from typing import Any
 
 import wrapt
 
-from yolo_patches.epoch_log import EpochLog
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.validation_seams import Judged
 
 
@@ -18,11 +18,12 @@ class Judging:
 
     Args:
         lifecycle: The training's.
+        rows: Takes what patches say of an epoch.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, rows: EpochRows) -> None:
         self._lifecycle = lifecycle
-        self._log: EpochLog | None = None
+        self._rows = rows
         self._stopping: float | None = None
         self.stopper: Any = None
         self._first = 0
@@ -43,15 +44,13 @@ class Judging:
         seam = self._lifecycle.attempt(lambda: self._fire(epoch, fitness, metrics, directory, start), Judged)
         if seam is not None:
             self._stopping = seam.stopping
-            if seam.columns and self._log is not None:
-                log, columns = self._log, seam.columns
-                self._lifecycle.attempt(lambda: log.add(epoch, columns))
+            if columns := seam.columns:
+                self._lifecycle.attempt(lambda: self._rows.open(directory, start).add(epoch, columns))
         return seam
 
     def _fire(self, epoch: int, fitness: float, metrics: Mapping[str, float], directory: Path, start: int) -> Judged:
-        self._log = self._log or EpochLog(directory, start)
-        past = {number: row for number, row in self._log.rows.items() if number < start}
-        seam = self._lifecycle.fire(Judged(epoch, fitness, metrics, past))
+        self._rows.open(directory, start)
+        seam = self._lifecycle.fire(Judged(epoch, fitness, metrics, self._rows.past))
         if seam.recalled is not None and self.stopper is not None and not self.stopper.best_fitness:
             self.stopper.best_fitness, self.stopper.best_epoch = seam.recalled[0], seam.recalled[1] + self._first
         return seam

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from yolo_patches.upstreams import stack
+from yolo_patches.upstreams import followed_clip, stack
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.wrapping import Wrapper
 
@@ -83,9 +83,11 @@ def _clip(session: Session) -> Call:
     """Return torch.nn.utils.clip_grad_norm_ that first lets the patches see the gradients."""
 
     def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
-        if session.training is not None:
-            session.training.clip()
-        return torch.nn.utils.clip_grad_norm_(*args, **kwargs)
+        if session.training is None:
+            return torch.nn.utils.clip_grad_norm_(*args, **kwargs)
+        session.training.clip()
+        with followed_clip.followed(session.training.lifecycle):
+            return torch.nn.utils.clip_grad_norm_(*args, **kwargs)
 
     return clip_grad_norm_
 

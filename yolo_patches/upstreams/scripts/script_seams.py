@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yolo_patches.activation import activation
+from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
     Arguments,
     EpochLosses,
@@ -59,6 +60,8 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Loading: there.loaders(),
         Save: there.does_not_say("torch.save("),
         Step: [NOWHERE],
+        Clip: there.does_not_say("torch.nn.utils.clip_grad_norm_("),
+        EpochEnd: there.loaders(),
         EpochLosses: [NOWHERE],
         Deferral: [NOWHERE],
     }

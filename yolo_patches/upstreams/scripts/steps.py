@@ -27,7 +27,8 @@ class Steps:
     Args:
         begin: Called right before each step, on every rank.
         epoch: Called at the event with which an epoch begins, on every rank.
-        epoch_ended: Called at the end of an epoch and its validation, on rank 0.
+        epoch_over: Called at the end of an epoch and its validation, on rank 0, before whatever else listens to it.
+        epoch_ended: Called after it.
         by_events: Whether the script fires the events; else its loader tells.
     """
 
@@ -35,11 +36,13 @@ class Steps:
         self,
         begin: Callable[[], None],
         epoch: Callable[[], None],
+        epoch_over: Callable[[], None],
         epoch_ended: Callable[[], None],
         by_events: bool,
     ) -> None:
         self._begin = begin
         self._epoch = epoch
+        self._epoch_over = epoch_over
         self._epoch_ended = epoch_ended
         self.by_events = by_events
 
@@ -67,6 +70,8 @@ class Steps:
     def _event(self, wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         event = args[0] if args else kwargs.get("hook")
         common_step.close()  # the listeners are anybody's, and many of them are rank 0's alone
+        if event == END_OF_EPOCH_EVENT:
+            self._epoch_over()
         result = wrapped(*args, **kwargs)
         if event == STEP_EVENT:
             self.open()

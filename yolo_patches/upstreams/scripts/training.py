@@ -33,9 +33,10 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
+from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
-from yolo_patches.upstreams.scripts import evaluation, script_facts
+from yolo_patches.upstreams.scripts import evaluation, loggers, script_facts
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import Steps
@@ -69,10 +70,12 @@ class Training:
         self.train_loader: Any = None
         self.val_loaders: list[Any] = []
         self.val_batch: int | None = None
-        self._judging = Judging(lifecycle)
+        self._rows = EpochRows(lifecycle)
+        self._judging = Judging(lifecycle, self._rows)
         self._validations = Validations(session, opt, self._judging)
         self._start = 0
-        self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_ended, by_events)
+        self._callbacks: Any = None
+        self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_over, self._epoch_ended, by_events)
         self._started = self._epoch_checked = self._probing = False
         self._restore: Callable[[], None] | None = None
 
@@ -80,6 +83,7 @@ class Training:
     def under_way(self, callbacks: Any) -> Iterator[None]:
         """Be the session's training, and listen to the script's events, until it ends in whatever way."""
         self.session.training = self
+        self._callbacks = callbacks
         try:
             with self.lifecycle.under_way(), self.steps.listening(callbacks), self._followed_names():
                 yield
@@ -195,8 +199,10 @@ class Training:
 
     def _pass(self, loader: Any) -> Iterator[Any]:
         if not self.steps.by_events:
+            self._end_row()
             self._epoch_begins()
-        return self.steps.passing(self.lifecycle.around(Loading(loader, self.epoch), lambda: iter(loader)))
+        act = Loading(loader, self.epoch, images=lambda batch: len(batch[0]))
+        return self.steps.passing(self.lifecycle.around(act, lambda: iter(loader)))
 
     def _warm_up(self, loader: Any, hyp: dict[str, Any]) -> None:
         batches = len(loader)
@@ -266,9 +272,19 @@ class Training:
             self.lifecycle.attempt(lambda: self.lifecycle.check(self._live(), self.batch))
             self._write()
 
+    def _epoch_over(self) -> None:
+        """Follow the end of an epoch where the script says so, before whoever listens to it."""
+        if self._callbacks is not None and self._rows.end(self.epoch, Path(self.opt.save_dir), self._start):
+            self.lifecycle.attempt(lambda: loggers.log(self._callbacks, self.epoch, self._rows.logged(self.epoch)))
+
+    def _end_row(self) -> None:
+        if self.epoch >= self._start and rank() in (-1, 0):
+            self._rows.end(self.epoch, Path(self.opt.save_dir), self._start)
+
     def end(self) -> None:
         """Measure once more: the training has come to its end."""
         self._begin()
+        self._end_row()
         self.lifecycle.attempt(lambda: self.lifecycle.check(self._live(), self.batch))
         self._write()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from yolo_patches.seams import (
     Validation,
     ValLoader,
 )
+from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
@@ -75,7 +76,8 @@ class Attachment:
         self._begun = False  # a batch has begun: the next preprocessing is the step's own
         self._epochs = 0
         self._validations: int | None = None
-        self._judging = Judging(lifecycle)
+        self._rows = EpochRows(lifecycle)
+        self._judging = Judging(lifecycle, self._rows)
         self._late = LateValidations(trainer, lifecycle, self._judged, self._no_validation)
         self._evaluates = False  # the best weights, at the end
         self._unvalidated = False  # this epoch has no validation, or may not be called best
@@ -161,8 +163,7 @@ class Attachment:
             name.partition("/")[2]: float(value) for name, value in metrics.items() if name.startswith("metrics/")
         }
         trainer = self.trainer
-        start = int(getattr(trainer, "start_epoch", 0) or 0)
-        seam = self._judging.judge(self._epoch, float(fitness), figures, Path(trainer.save_dir), start)
+        seam = self._judging.judge(self._epoch, float(fitness), figures, Path(trainer.save_dir), self._first_epoch)
         if seam is None:
             return result
         if not seam.eligible:
@@ -241,6 +242,10 @@ class Attachment:
             trainer.fitness = fitness
 
     @property
+    def _first_epoch(self) -> int:
+        return int(getattr(self.trainer, "start_epoch", 0) or 0)
+
+    @property
     def _epoch(self) -> int:
         return int(getattr(self.trainer, "epoch", 0))
 
@@ -248,8 +253,11 @@ class Attachment:
         event = args[0] if args else kwargs["event"]
         if event == "on_train_epoch_end":
             self._late.file(self.trainer.run_callbacks)
-        elif self._late.keeps_back(event):
-            return None
+        elif event == "on_fit_epoch_end":
+            if self._writes and not self._evaluates:
+                self._rows.end(self._epoch, Path(self.trainer.save_dir), self._first_epoch)
+            if self._late.keeps_back(event):
+                return None
         common_step.close()  # callbacks are anybody's, and many of them are rank 0's alone
         self._begun = False
         if self.optimization is not None:
@@ -265,11 +273,27 @@ class Attachment:
                 self.lifecycle.attempt(self._record)
         elif event == "on_train_end":
             self.lifecycle.attempt(self._record)
-        result = wrapped(*args, **kwargs)
+        with self._more_metrics() if event == "on_fit_epoch_end" else nullcontext():
+            result = wrapped(*args, **kwargs)
         if event == "on_train_batch_start":
             self.lifecycle.first_step()
             self._begun = True
         return result
+
+    @contextmanager
+    def _more_metrics(self) -> Iterator[None]:
+        """Let loggers, which take the trainer's metrics, have what patches say of this epoch."""
+        trainer = self.trainer
+        logged, metrics = self._rows.logged(self._epoch), getattr(trainer, "metrics", None)
+        if not logged or not isinstance(metrics, dict) or self._evaluates:
+            yield
+            return
+        more = trainer.metrics = {**metrics, **logged}
+        try:
+            yield
+        finally:
+            if trainer.metrics is more:  # else a callback has set its own
+                trainer.metrics = metrics
 
     def _share_losses(self) -> None:
         if not self.lifecycle.listens(EpochLosses):
@@ -343,7 +367,7 @@ class Attachment:
             self.trainer.train_loader = FollowedLoader(self.trainer.train_loader, self._pass)
 
     def _pass(self, loader: Any) -> Any:
-        return self.lifecycle.around(Loading(loader, self._epoch), lambda: iter(loader))
+        return self.lifecycle.around(Loading(loader, self._epoch, _images), lambda: iter(loader))
 
     def _live(self) -> Live:
         trainer = self.trainer
@@ -380,3 +404,7 @@ class Attachment:
         if left_alone and self.lifecycle.listens(Normaliser):
             return LossProof(None, None, f"{left_alone[0]} is not as we know it")
         return prove(self.trainer.model, str(self.trainer.args.task))
+
+
+def _images(batch: Any) -> int:
+    return len(batch["img"])

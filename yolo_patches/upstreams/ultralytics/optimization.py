@@ -16,6 +16,7 @@ from yolo_patches.seams import (
     Step,
     WarmUp,
 )
+from yolo_patches.upstreams import followed_clip
 from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
 
@@ -90,11 +91,15 @@ class Optimization:
     def _optimizer_step(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         common_step.close()  # forward and backward pass of the last micro-step are done
         # Before upstream unscales: a factor commutes with the AMP scale, and an overflow stays one.
-        self.lifecycle.attempt(lambda: self.lifecycle.fire(OptimizerStep(self.trainer.optimizer)), OptimizerStep)
+        self.lifecycle.attempt(lambda: self.lifecycle.fire(self._ready()), OptimizerStep)
         act = self.lifecycle.attempt(self._act, Step) if self.lifecycle.listens(Step) else None
-        if act is None:
-            return wrapped(*args, **kwargs)
-        return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+        with followed_clip.followed(self.lifecycle):
+            if act is None:
+                return wrapped(*args, **kwargs)
+            return self.lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+    def _ready(self) -> OptimizerStep:
+        return OptimizerStep(self.trainer.optimizer, getattr(self.trainer, "scaler", None))
 
     def _act(self) -> Step:
         return Step(self.trainer.optimizer, int(self.trainer.accumulate))

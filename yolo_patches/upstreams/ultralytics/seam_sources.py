@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from yolo_patches.activation import activation
+from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
     Arguments,
     EpochLosses,
@@ -58,6 +59,8 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Normaliser: ("preprocess_batch",),
     EpochLosses: (),
     Step: ("optimizer_step",),
+    Clip: ("optimizer_step",),
+    EpochEnd: (),
     Validation: ("validate", "final_eval"),
     Evaluation: ("validate",),
     Judged: ("validate", "save_model"),

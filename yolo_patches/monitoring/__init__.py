@@ -1,0 +1,1 @@
+"""What is measured of a training while it runs: plain Python and torch, no upstream."""
