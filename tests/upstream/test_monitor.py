@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,11 @@ def train(python, release, digits, tmp_path):
             "name": name,
         }
         arguments = {**common, **arguments}
-        variables = {"MLFLOW_TRACKING_URI": (tmp_path / "mlruns").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
-        done = python(PROGRAM, json.dumps(arguments), **release(version), **variables)
+        variables = release(version)
+        if arguments.get("loggers"):
+            variables["PYTHONPATH"] += os.pathsep + release("mlflow")["PYTHONPATH"]
+            variables |= {"MLFLOW_TRACKING_URI": (tmp_path / "mlruns").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
+        done = python(PROGRAM, json.dumps(arguments), **variables)
         return last_json(done), done.stdout + done.stderr, tmp_path / name
 
     return run

@@ -88,8 +88,8 @@ class Steps:
         if self._changes:
             ratios = [float(change) / float(weight) for change, weight in self._changes if float(weight)]
             row["update_ratio"] = _quantile(ratios, 0.5) if ratios else 0.0
+        row["steps"] = float(self._due)
         if self._due:
-            row["steps"] = float(self._due)
             row["effective_batch"] = images / self._due
         for number, rate in enumerate(self._rates):
             row[f"lr/pg{number}"] = rate
