@@ -29,6 +29,41 @@ MODELS = {
 RELEASES = (OLDEST, "8.3.0", "8.3.253", "8.4.0", "8.4.60", NEWEST)
 
 
+#: What shows on one more release, or number of ranks, what its neighbour in the file shows: `--matrix` runs it, too.
+MATRIX = (
+    "test_checkpoint.py::test_used_and_resumed_without_the_package[8.2.103]",
+    "test_compat.py::test_training_to_the_end[8.1.34]",
+    "test_compat.py::test_training_to_the_end[8.3.100]",
+    "test_doctored.py::test_an_inlined_step_is_upstreams_while_it_warms_up[8.2.103]",
+    "test_doctored.py::test_each_name_renamed_in_turn[8.2.103]",
+    "test_invariance.py::test_losses_in_results_csv[8.2.103-counts0]",
+    "test_invariance.py::test_ranks[4-yolov8n-pose.yaml-AdamW]",
+    "test_invariance.py::test_ranks[5-yolo26n.yaml-SGD]",
+    "test_linear_lr.py::test_base_batch_is_upstream_and_the_plan_says_the_rest[8.2.103]",
+    "test_linear_lr.py::test_resume_with_another_batch[8.2.103]",
+    "test_linear_lr.py::test_step_grows_with_the_batch[8.2.103]",
+    "test_linear_lr.py::test_warm_up[8.2.103]",
+    "test_loss_probe.py::test_no_trace_in_a_training[8.2.103]",
+    "test_one_process.py::test_trainings[8.2.103]",
+    "test_releases.py::test_validation_batch[8.3.0]",
+    "test_releases.py::test_validation_batch[8.4.0]",
+    "test_releases.py::test_validation_batch[8.4.60]",
+    "test_val_period.py::test_every_third_epoch[8.2.103]",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--matrix", action="store_true", help="run every release and number of ranks")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--matrix"):
+        return
+    left_out = [item for item in items if item.nodeid.rpartition("/")[2] in MATRIX]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """Return a function of the task that makes its data set and returns the `data=` argument."""
