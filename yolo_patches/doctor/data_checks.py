@@ -181,6 +181,6 @@ def validation_noise(subject: Subject) -> Iterator[Finding]:
             "An epoch may be the best one by luck, and the run stops for it. (A bootstrap over images of a model that"
             " finds every object with probability 1/2, before there is a model: one set's error, of which two epochs"
             " share a part.)",
-            f"about {needed} images in val:, or {subject.change('patches', 'best')}",
+            f"about {needed} images in val:, or {subject.change('patches', 'best:smooth=5')}",
             "https://arxiv.org/abs/2103.03098",
         )
