@@ -8,8 +8,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ClassVar
 
+from yolo_patches.forecast import Foreseen
 from yolo_patches.patch import Patch
-from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
 from yolo_patches.wrapping import Wrapping
 
@@ -67,8 +67,8 @@ class Adapter(ABC):
         """Run upstream's own command line with these words and return its exit status."""
 
     @abstractmethod
-    def forecast(self, words: list[str]) -> Plan:
-        """Return the plan of the training that upstream's command line would start with these words.
+    def forecast(self, words: list[str]) -> Foreseen:
+        """Return what is known beforehand of the training that upstream's command line would start with these words.
 
         Raises:
             PatchesError: These words start no training, or the training is refused.

@@ -14,6 +14,8 @@ from typing import Any
 
 from yolo_patches import __version__, api, recipes_command, registry
 from yolo_patches.adapter import Adapter
+from yolo_patches.doctor import finding, machine
+from yolo_patches.doctor.examination import examine
 from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.plan import Plan
 from yolo_patches.selection import COMMON_OPTIONS, Option
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the program's name; the process's own by default.
 
     Returns:
-        The exit status: 0, 1 where `verify` finds that the guarantees do not hold, or 2 for bad input.
+        The exit status: 0, 1 where `verify` finds that the guarantees do not hold or `doctor` has warnings, or 2 for
+        bad input and for errors that `doctor` has found.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -158,9 +161,14 @@ def _doctor(options: argparse.Namespace) -> int:
         raise PatchesError("doctor asks the installed upstream, and there is none; install ultralytics")
     api.watch()
     with redirect_stdout(sys.stderr):  # upstream's log; stdout holds the answer alone
-        plan = adapter.forecast(words)
-    print(json.dumps(plan.to_dict(), indent=2) if as_json else _table(plan))
-    return 0
+        foreseen = adapter.forecast(words)
+        findings = examine(foreseen, machine.here(foreseen.facts.devices))
+    if as_json:
+        answer = {**foreseen.plan.to_dict(), "findings": [one.to_dict() for one in findings]}
+        print(json.dumps(answer, indent=2))
+    else:
+        print("\n".join([_table(foreseen.plan), *map(str, findings)]))
+    return finding.status(findings)
 
 
 def _verify(options: argparse.Namespace) -> int:

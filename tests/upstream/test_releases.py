@@ -55,7 +55,7 @@ def test_validation_batch(version, release, digits, python, tmp_path):
 def test_forecast_is_what_happens(version, task, release, python):
     """`doctor` must say before training what the test above sees during it."""
     words = (f"model={MODELS[task]}", "batch=4", "device=cpu", "patches=val-batch")
-    done = python("-m", "yolo_patches", "doctor", "--json", *words, **release(version))
+    done = python("-m", "yolo_patches", "doctor", "--json", *words, **release(version), check=False)
     decided = entry(json.loads(done.stdout))
     changes = [{"what": "val batch per rank", "upstream": 8, "patched": 4}] if task in DOUBLED else []
     assert (decided["changes"], decided["verified"]) == (changes, None)

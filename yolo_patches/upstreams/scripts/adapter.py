@@ -17,8 +17,7 @@ from yolo_patches import registry
 from yolo_patches.activation import activation
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.errors import PatchesError
-from yolo_patches.forecast import Forecast, forecasting
-from yolo_patches.plan import Plan
+from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.seams import Seam
 from yolo_patches.selection import parse
 from yolo_patches.upstreams.scripts import command_line, importing, recognition
@@ -109,7 +108,7 @@ class Scripts(Adapter):
         runpy.run_path(script, run_name="__main__")
         return 0
 
-    def forecast(self, words: list[str]) -> Plan:
+    def forecast(self, words: list[str]) -> Foreseen:
         """Let the script come as far as its `train()`, which has every argument and has made nothing."""
         script = Path(words[0]).resolve()
         if not any(script == Path(folder, name) for folder in script.parents for name in self._scripts(folder)):
@@ -118,7 +117,7 @@ class Scripts(Adapter):
         try:
             self.command(words)
         except Forecast as forecast:
-            return forecast.plan
+            return forecast.foreseen
         except PatchesError:
             raise
         except Exception as error:

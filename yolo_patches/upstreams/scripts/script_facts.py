@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_patches import facts as known
+from yolo_patches.doctor.subject import Settings
 from yolo_patches.facts import Facts, Given
 from yolo_patches.forecast import forecasting
 from yolo_patches.seams import Arguments
@@ -141,6 +142,30 @@ def facts(
         images=functools.partial(image_lists.count, str(opt.data), (Path(), session.root, session.root.parent))
         if forecasting.get()
         else known.uncounted,
+    )
+
+
+def settings(hyp: Mapping[str, Any], opt: Any) -> Settings:
+    """Return the arguments and hyperparameters that only `doctor` judges, as far as the scripts have them."""
+    cache = getattr(opt, "cache", None)
+    options = {"batch": "batch-size", "sync_bn": "sync-bn", "close_mosaic": "close-mosaic"}
+
+    def spell(name: str, value: Any) -> str:
+        if name == "patches":
+            return f"--patches {value}"
+        if name in hyp:
+            return f"{name}: {value} in the file of --hyp"
+        return f"--{options.get(name, name)} {value}"
+
+    return Settings(
+        imgsz=int(_number(getattr(opt, "imgsz", None), 640)),
+        stride=32,
+        workers=int(_number(getattr(opt, "workers", None), 8)),
+        cache=str(cache or ""),
+        mosaic=_number(hyp.get("mosaic"), 0),
+        close_mosaic=None if not hasattr(opt, "close_mosaic") else int(opt.close_mosaic),
+        warmup=lambda batches: max(round(_number(hyp.get("warmup_epochs"), 3) * batches), 100),
+        spell=spell,
     )
 
 

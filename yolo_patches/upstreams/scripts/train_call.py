@@ -10,8 +10,10 @@ from typing import Any
 
 from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import RanksDisagreeError
+from yolo_patches.doctor.subject import Absent
 from yolo_patches.errors import PatchesError
-from yolo_patches.forecast import Forecast, forecasting
+from yolo_patches.facts import Facts
+from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.seams import Arguments, OptimizerStep, Save, Seam
 from yolo_patches.selection import Selection
@@ -36,7 +38,7 @@ def wrapper(session: Session, floored: Callable[[type], bool]) -> Call:
         if start is None:
             return wrapped(*args, **kwargs)
         if forecasting.get():
-            raise Forecast(start.lifecycle.plan)
+            raise Forecast(start.foreseen())
         training = start.training()
         activation.last_plan = start.lifecycle.plan
         try:
@@ -142,7 +144,13 @@ class _Start:
         if hyp:
             self._hyp = self.values["hyp"] = {**self._hyp, **hyp}
 
-    def _facts(self) -> Any:
+    def foreseen(self) -> Foreseen:
+        """Return what is known of the training beforehand; its data set is not read."""
+        absent = Absent("the labels of a script's data set are not read")
+        settings = script_facts.settings(self._hyp, self.opt)
+        return Foreseen(self.lifecycle.plan, self._facts(), settings, lambda: absent)
+
+    def _facts(self) -> Facts:
         criterion = self._names.get("ComputeLoss")
         return script_facts.facts(
             self.session,

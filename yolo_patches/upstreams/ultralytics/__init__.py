@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.defect import found_in, number
 from yolo_patches.errors import PatchesError
-from yolo_patches.forecast import Forecast, forecasting
+from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.patch import Patch
-from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
 from yolo_patches.wrapping import Wrapping
 
@@ -92,7 +91,7 @@ class Ultralytics(Adapter):
         module.entrypoint()
         return 0
 
-    def forecast(self, words: list[str]) -> Plan:
+    def forecast(self, words: list[str]) -> Foreseen:
         """Let `yolo train` come as far as its trainer's constructor, which has every argument and has made nothing."""
         why = below_floor()
         if why:
@@ -101,7 +100,7 @@ class Ultralytics(Adapter):
         try:
             self.command(words if "train" in words or "mode=train" in words else ["train", *words])
         except Forecast as forecast:
-            return forecast.plan
+            return forecast.foreseen
         except PatchesError:
             raise
         except (Exception, SystemExit) as error:

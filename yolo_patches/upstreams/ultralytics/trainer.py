@@ -13,13 +13,13 @@ from yolo_patches import registry
 from yolo_patches.activation import ABSENT, activation
 from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Given
-from yolo_patches.forecast import Forecast, forecasting
+from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.handover import Handover
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.resumption import taken_up
 from yolo_patches.seams import Arguments, Seam
 from yolo_patches.selection import NONE, Selection, parse
-from yolo_patches.upstreams.ultralytics import launch, seam_sources
+from yolo_patches.upstreams.ultralytics import examination, launch, seam_sources
 from yolo_patches.upstreams.ultralytics.attachment import Attachment
 from yolo_patches.upstreams.ultralytics.commands import KEY, given
 from yolo_patches.upstreams.ultralytics.facts import described_version, facts, is_worker
@@ -192,8 +192,8 @@ class _Start:
         lifecycle.decide(facts(self.owner, args, ranks, self.given, device, self.resumed, self.inherited))
         return lifecycle
 
-    def forecast(self) -> Any:
-        """Return the plan of this training, without making anything."""
+    def forecast(self) -> Foreseen:
+        """Return what is known of this training, without making anything."""
         args = self._resolved()
         resume = args.get("resume")
         if resume:
@@ -204,8 +204,11 @@ class _Start:
         if not resume and lifecycle.takes(Arguments):
             seam = lifecycle.fire(self._seam())
             args = {**args, **seam.values}
-        lifecycle.decide(facts(self.owner, args, given=self.given, resumed=self.resumed))
-        return lifecycle.plan
+        known = facts(self.owner, args, given=self.given, resumed=self.resumed)
+        lifecycle.decide(known)
+        return Foreseen(
+            lifecycle.plan, known, examination.settings(self.owner, args), lambda: examination.data_set(args)
+        )
 
     def construct(self, wrapped: Callable[..., None]) -> None:
         """Run upstream's constructor, decide when its arguments are resolved, and attach to the trainer."""
