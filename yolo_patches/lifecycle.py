@@ -205,6 +205,7 @@ class Lifecycle:
                 continue
             if decision is not None:
                 self._entry(name).decision = decision
+                self._entry(name).notes = tuple(patch.notes)
         return seam
 
     def around(self, act: Act, upstream: Callable[[], Any]) -> Any:

@@ -240,11 +240,19 @@ class WarmUp(Seam):
         iterations: Training iterations of the warm-up, 0 or less for none; a patch may replace it.
         per_epoch: Training iterations of an epoch.
         epochs: Epochs of the run.
+        images: Training images; 0 where they are not known.
+        least: What upstream makes of any shorter warm-up, in iterations; `WarmUpStep` can end it earlier all the same.
+        quirks: What this release does with its own arguments here, a sentence each.
+        settled: The patch whose user has asked for this length; others leave it alone then.
     """
 
     iterations: int
     per_epoch: int
     epochs: int
+    images: int = 0
+    least: int = 0
+    quirks: tuple[str, ...] = ()
+    settled: str = ""
 
 
 @dataclass

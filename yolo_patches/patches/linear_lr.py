@@ -308,6 +308,9 @@ class LinearLr(Patch):
         scale = self._scale
         if scale is None or scale.lr <= 1 or seam.iterations <= 0 or "warmup_epochs" in self._known.given:
             return None
+        if seam.settled:
+            self.notes[:] = [f"the warm-up is as long as {seam.settled} was asked for"]
+            return self._decision()
         longer = round(self._warm_up_epochs(seam.epochs) * seam.per_epoch)
         if longer <= seam.iterations:
             return None

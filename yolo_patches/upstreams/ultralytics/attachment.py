@@ -34,6 +34,7 @@ from yolo_patches.seams import (
     Validation,
     ValLoader,
 )
+from yolo_patches.step_seams import WarmUpStep
 from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
@@ -128,6 +129,8 @@ class Attachment:
         if self._begun:
             # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
             self._begun = False
+            if self.optimization is not None:
+                self.lifecycle.attempt(self.optimization.warm_up_step, WarmUpStep)
             common_step.open_step()
         return result
 

@@ -16,13 +16,17 @@ from yolo_patches.seams import (
     Step,
     WarmUp,
 )
-from yolo_patches.upstreams import followed_clip
+from yolo_patches.step_seams import Ramp, WarmUpStep
+from yolo_patches.upstreams import followed_clip, warming
 from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
 
 Call = Callable[..., Any]
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
+
+#: Up to 8.4.100, of any warm-up.
+LEAST_WARM_UP = 100
 
 
 class Optimization:
@@ -39,6 +43,10 @@ class Optimization:
         self.lifecycle = lifecycle
         self.prove = prove
         self._warmup_epochs: float | None = None
+        self._warming: WarmUp | None = None
+        self._warm_accumulate = 1
+        self._batches = 0  # of this epoch, begun
+        self._bias_lr: Any = None
         for method in ("build_optimizer", "optimizer_step", "resume_training"):
             bind(trainer, method, getattr(self, f"_{method}"))
         for method in ("_build_train_pipeline", "_get_warmup_iterations"):  # since 8.4.20 and 8.4.120
@@ -46,6 +54,7 @@ class Optimization:
                 bind(trainer, method, getattr(self, method))
 
     def _build_optimizer(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        self._bias_lr = getattr(self.trainer.args, "warmup_bias_lr", None)  # which `auto` may set to 0
         call = self.lifecycle.attempt(lambda: self._choice(Called(wrapped, args, kwargs)), OptimizerChoice)
         optimizer = wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
         built = self.lifecycle.attempt(lambda: self.lifecycle.fire(self._built(optimizer)).optimizer, OptimizerBuilt)
@@ -115,11 +124,15 @@ class Optimization:
 
     def _get_warmup_iterations(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         upstream = wrapped(*args, **kwargs)
-        longer = self.lifecycle.attempt(lambda: self._warm_up(upstream), WarmUp)
+        longer = self.lifecycle.attempt(lambda: self._warm_up(upstream, least=0), WarmUp)
         return upstream if longer is None else longer
 
     def event(self, name: str) -> None:
         """Follow upstream's callbacks: up to 8.4.100 it computes the warm-up between these two, from its arguments."""
+        if name == "on_train_epoch_start":
+            self._batches = 0
+        elif name == "on_train_batch_start":
+            self._batches += 1
         if not hasattr(self.trainer, "_get_warmup_iterations"):
             self.lifecycle.attempt(lambda: self._follow(name), WarmUp)
 
@@ -127,13 +140,69 @@ class Optimization:
         arguments = self.trainer.args
         if name == "on_pretrain_routine_end" and self.lifecycle.takes(WarmUp):
             batches = len(self.trainer.train_loader)
-            upstream = round(arguments.warmup_epochs * batches)
-            longer = self._warm_up(upstream)
-            if longer != upstream:
-                self._warmup_epochs, arguments.warmup_epochs = arguments.warmup_epochs, longer / batches
+            asked = arguments.warmup_epochs
+            upstream = max(round(asked * batches), LEAST_WARM_UP) if asked > 0 else 0
+            length = self._warm_up(upstream, LEAST_WARM_UP)
+            if length != upstream:
+                self._warmup_epochs, arguments.warmup_epochs = asked, length / batches
         elif name == "on_train_start" and self._warmup_epochs is not None:
             arguments.warmup_epochs, self._warmup_epochs = self._warmup_epochs, None  # it is saved with checkpoints
 
-    def _warm_up(self, iterations: int) -> int:
-        seam = WarmUp(iterations, len(self.trainer.train_loader), self.trainer.epochs)
-        return self.lifecycle.fire(seam).iterations
+    def _warm_up(self, iterations: int, least: int) -> int:
+        trainer = self.trainer
+        batches = len(trainer.train_loader)
+        self._warm_accumulate = int(trainer.accumulate)
+        seam = WarmUp(
+            iterations,
+            batches,
+            trainer.epochs,
+            images=len(trainer.train_loader.dataset),
+            least=least,
+            quirks=self._quirks(iterations, batches),
+        )
+        self._warming = self.lifecycle.fire(seam)
+        return seam.iterations
+
+    def _quirks(self, iterations: int, batches: int) -> tuple[str, ...]:
+        """Say what upstream makes of its arguments for the warm-up, where it is something else than they say."""
+        arguments, said = self.trainer.args, []
+        asked = round(arguments.warmup_epochs * batches)
+        if 0 < asked < iterations:
+            said.append(f"upstream's least warm-up: {asked} -> {iterations} iterations")
+        elif asked > iterations:
+            said.append(f"upstream ends its warm-up before the last epoch: {asked} -> {iterations} iterations")
+        if self._bias_lr != arguments.warmup_bias_lr:
+            said.append(
+                f"optimizer=auto: biases begin at lr {self._bias_lr:g} -> {arguments.warmup_bias_lr:g} (warmup_bias_lr)"
+            )
+        elif arguments.warmup_bias_lr:
+            said.append(f"biases begin at lr {arguments.warmup_bias_lr:g} (warmup_bias_lr), everything else at 0")
+        return tuple(said)
+
+    def warm_up_step(self) -> None:
+        """Tell the values that upstream has just set for this iteration: the forward pass comes next."""
+        warm, iteration = self._warming, self._batches - 1
+        if warm is None or not self.lifecycle.listens(WarmUpStep):
+            return
+        trainer, arguments = self.trainer, self.trainer.args
+        iteration += len(trainer.train_loader) * trainer.epoch
+        made = max(warm.iterations, warm.least) if warm.iterations > 0 else 0
+        if iteration > made or not made:
+            return
+        decayed = trainer.lf(trainer.epoch)
+        groups = trainer.optimizer.param_groups
+        rates, strange = warming.ramps(groups, arguments.warmup_bias_lr, decayed, iteration / made)
+        seam = self.lifecycle.fire(
+            WarmUpStep(
+                trainer.optimizer,
+                iteration,
+                warm.iterations,
+                rates,
+                Ramp(arguments.warmup_momentum, arguments.momentum),
+                accumulate=trainer.accumulate if made > warm.iterations else None,
+                warm_accumulate=self._warm_accumulate,
+                strange=strange,
+            )
+        )
+        if seam.accumulate is not None:
+            trainer.accumulate = seam.accumulate

@@ -26,6 +26,7 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
+from yolo_patches.step_seams import TargetScores, WarmUpStep
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The parameters that each wrapped method must have; what upstream may add beside them does not matter.
@@ -54,6 +55,8 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     OptimizerRestored: OPTIMIZER,
     OptimizerStep: OPTIMIZER,
     WarmUp: (),
+    WarmUpStep: (*OPTIMIZER, "preprocess_batch"),
+    TargetScores: ("preprocess_batch",),
     # What synchronises needs to know where a step begins that every rank makes.
     ModelBuilt: ("set_model_attributes", "preprocess_batch"),
     Normaliser: ("preprocess_batch",),
@@ -75,6 +78,7 @@ ARGUMENTS: Mapping[type[Seam], tuple[str, ...]] = {
     OptimizerChoice: ("nbs", "optimizer"),
     OptimizerBuilt: ("nbs", "lr0", "weight_decay"),
     WarmUp: ("warmup_epochs",),
+    WarmUpStep: ("warmup_bias_lr", "warmup_momentum", "momentum"),
 }
 #: Seams that come from elsewhere than the trainer's methods.
 ELSEWHERE: tuple[type[Seam], ...] = (Ranks,)
@@ -123,8 +127,10 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
     found = {seam: defects(owner, methods) for seam, methods in SEAMS.items()}
     for seam, names in ARGUMENTS.items():
         found[seam] += [f"there is no argument {name}" for name in names if name not in DEFAULT_CFG_DICT]
-    found[Normaliser] += loss_wrappers.defects() + [
+    losses = loss_wrappers.defects() + [
         f"{module}: {why}" for module, why in activation.left_alone.items() if module in loss_wrappers.MODULES
     ]
+    found[Normaliser] += losses
+    found[TargetScores] += losses
     found[Ranks] = launch.defects(owner)
     return {seam: "; ".join(why) for seam, why in found.items() if why}
