@@ -345,6 +345,11 @@ def no_train_set() -> TrainSet | None:
     return None
 
 
+def unmeasured(change: Callable[[Any], Any]) -> float | None:
+    """Return the reaction of an upstream whose loss is not probed."""
+    return None
+
+
 @dataclass
 class Live:
     """The live objects of a training, on which patches measure their effect. Not a seam: nothing here may be replaced.
@@ -357,6 +362,8 @@ class Live:
         model: The live model, wrapped or not.
         normalises: Whether the live loss fires `Normaliser` before it divides.
         loss: Probes the live loss.
+        targets: Returns how far, relative to it, the live loss's gradient moves where this function replaces the target
+            scores; None where it cannot be measured.
         filled: The gaps of the stack that something stands in for.
         train_set: Reads the training set.
         validations: How many validations upstream has made in the course of this training on this rank; None where
@@ -373,6 +380,7 @@ class Live:
     model: Any = None
     normalises: bool = False
     loss: Callable[[], LossProof] = no_probe
+    targets: Callable[[Callable[[Any], Any]], float | None] = unmeasured
     filled: frozenset[str] = frozenset()
     train_set: Callable[[], TrainSet | None] = no_train_set
     validations: int | None = None

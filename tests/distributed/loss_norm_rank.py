@@ -24,6 +24,9 @@ from yolo_patches.activation import activation
 from yolo_patches.nn.common_step import common_step
 from yolo_patches.nn.shards import rank_mean
 from yolo_patches.nn.sync_batchnorm import convert
+from yolo_patches.patches.label_smoothing import LabelSmoothing
+from yolo_patches.seams import Normaliser
+from yolo_patches.step_seams import TargetScores
 from yolo_patches.upstreams.ultralytics import loss_wrappers
 from yolo_patches.wrapping import Wrapping
 
@@ -161,19 +164,27 @@ class Calls:
 
 
 class Sharing:
-    """Stands for a training with loss-norm and nothing else."""
+    """Stands for a training with loss-norm, label-smoothing where there is an epsilon, and nothing else."""
+
+    def __init__(self, epsilon=0.0, shares=True):
+        self.smoothing = LabelSmoothing(epsilon=epsilon)
+        self.seams = {Normaliser: shares, TargetScores: epsilon > 0}
 
     def listens(self, seam):
-        return True
+        return self.seams.get(seam, False)
 
     def fire(self, seam):
-        seam.values, seam.ranks = rank_mean(seam.values)
+        if isinstance(seam, TargetScores):
+            self.smoothing.handlers()[TargetScores](seam)
+        else:
+            seam.values, seam.ranks = rank_mean(seam.values)
         return seam
 
 
-def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
+def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True, epsilon=0.0):
     """Yield a row for each layout: relative gradient errors and collectives of each variant.
 
+    With an epsilon, one process and the patched ranks smooth their targets.
     Without `ddp` the gradients are averaged by hand: the first DistributedDataParallel of a process takes 5 seconds.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -181,11 +192,13 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
     likelihoods = []
     with shifted(model, shift, likelihoods):
         batches = [global_batch(task, boxes_per_image(layout, ranks, images)) for layout in layouts]
+        activation.current = Sharing(epsilon, shares=False)
         mine = {
             index: gradient(deepcopy(model), deepcopy(batch), 1)
             for index, batch in enumerate(batches)
             if index % ranks == rank
         }
+        activation.current = None
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         for index, (layout, batch) in enumerate(zip(layouts, batches)):
             expected = mine.get(index, torch.empty(size))
@@ -196,7 +209,7 @@ def measure(name, layouts, variants, calls, images=2, shift=0.0, ddp=True):
                 if variant != "upstream":
                     convert(copy)
                 likelihoods.clear()
-                before, activation.current = calls.count, Sharing() if variant == "patched" else None
+                before, activation.current = calls.count, Sharing(epsilon) if variant == "patched" else None
                 trained = DistributedDataParallel(copy, find_unused_parameters=True) if ddp else copy
                 found = gradient(trained, shard(deepcopy(batch)), ranks)
                 if not ddp:

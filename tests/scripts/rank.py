@@ -23,6 +23,7 @@ from yolo_patches.activation import activation  # noqa: E402
 from yolo_patches.nn.common_step import common_step  # noqa: E402
 from yolo_patches.nn.shards import rank_mean  # noqa: E402
 from yolo_patches.nn.sync_batchnorm import convert  # noqa: E402
+from yolo_patches.seams import Normaliser  # noqa: E402
 from yolo_patches.upstreams.scripts.loss_probe import prove  # noqa: E402
 
 IMAGES, SIZE = 8, 64
@@ -57,7 +58,7 @@ class Sharing:
         self.instead = 0.0 if floored else 1.0
 
     def listens(self, seam):
-        return True
+        return seam is Normaliser
 
     def fire(self, seam):
         seam.values, seam.ranks = rank_mean(seam.values)

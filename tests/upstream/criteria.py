@@ -18,6 +18,7 @@ from ultralytics.utils import loss, tal
 import yolo_patches.api
 from yolo_patches.activation import activation
 from yolo_patches.nn.common_step import common_step
+from yolo_patches.seams import Normaliser
 from yolo_patches.upstreams.ultralytics import loss_probe, loss_wrappers
 
 MODULES = {module.__name__: module for module in (tal, loss, detr)}
@@ -47,7 +48,7 @@ class Recorder:
         self.seams = []
 
     def listens(self, seam):
-        return True
+        return seam is Normaliser
 
     def fire(self, seam):
         seam.values, seam.ranks = seam.values / 2, 2

@@ -25,6 +25,7 @@ from ultralytics.utils import loss, tal
 
 from tests.distributed.loss_norm_rank import build, global_batch
 from yolo_patches.activation import activation
+from yolo_patches.seams import Normaliser
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.upstreams.ultralytics import loss_probe, loss_wrappers
 from yolo_patches.wrapping import Wrapping
@@ -58,7 +59,7 @@ class Ranks:
         self.heard, self.others = [], others
 
     def listens(self, seam):
-        return True
+        return seam is Normaliser
 
     def fire(self, seam):
         self.heard.append(seam.values)

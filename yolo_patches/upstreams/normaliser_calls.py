@@ -40,14 +40,19 @@ def probing(listener: Listener) -> Iterator[None]:
         _probe.reset(token)
 
 
+def probe() -> Listener | None:
+    """Return the probe that computes this loss, if it is one that does."""
+    return _probe.get()
+
+
 def listening() -> Listener | None:
     """Return whoever waits for the normalisers of the loss that is being computed; None where nobody does.
 
     A training listens in a step that every rank makes, and nowhere else: what it does with normalisers is a collective.
     """
-    probe = _probe.get()
-    if probe is not None:
-        return probe
+    probing_listener = _probe.get()
+    if probing_listener is not None:
+        return probing_listener if probing_listener.listens(Normaliser) else None
     listener: Listener | None = activation.current
     if listener is None or not torch.is_grad_enabled() or not common_step.inside():
         return None
@@ -63,7 +68,7 @@ def fire(listener: Listener, like: Any, *values: Any) -> Normaliser:
         values: Scalars. Their types may differ between ranks: under AMP, those of a rank without labels are half. So
             they travel as float64, which holds them all, or as float32 on devices that have no float64.
     """
-    like = next(_tensors(like), torch.zeros(()))
+    like = next(tensors(like), torch.zeros(()))
     wide = torch.float64 if like.device.type in ("cpu", "cuda") else torch.float32
     scalars = [torch.as_tensor(value, device=like.device).detach().to(wide) for value in values]
     seam = listener.fire(Normaliser(torch.stack(scalars)))
@@ -104,12 +109,13 @@ def zero(*outputs: Any) -> Any:
 
     A rank without objects leaves boxes and masks out of its graph, and the others would wait for its backward pass.
     """
-    return sum(output[..., :0].sum() for output in _tensors(outputs))
+    return sum(output[..., :0].sum() for output in tensors(outputs))
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
+def tensors(outputs: Any) -> Iterator[Tensor]:
+    """Yield a tensor, or each one in lists and dictionaries."""
     if isinstance(outputs, Tensor):
         yield outputs
     elif isinstance(outputs, (tuple, list, dict)):
         for part in outputs.values() if isinstance(outputs, dict) else outputs:
-            yield from _tensors(part)
+            yield from tensors(part)

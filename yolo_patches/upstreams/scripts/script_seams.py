@@ -23,6 +23,7 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
+from yolo_patches.step_seams import TargetScores, WarmUpStep
 from yolo_patches.upstreams.scripts import source
 from yolo_patches.upstreams.scripts.layout import FUNCTIONS, Layout
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
@@ -59,6 +60,10 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Judged: there.does_not_say("fitness(") + there.does_not_say("EarlyStopping("),
         Loading: there.loaders(),
         Save: there.does_not_say("torch.save("),
+        TargetScores: there.lacks(task.assigner, "TaskAlignedAssigner.forward") + there.steps()
+        if task.assigner
+        else ["the loss has no assigner; --label-smoothing is the script's own"],
+        WarmUpStep: [NOWHERE],
         Step: [NOWHERE],
         Clip: there.does_not_say("torch.nn.utils.clip_grad_norm_("),
         EpochEnd: there.loaders(),

@@ -306,6 +306,7 @@ class Training:
             model=self.model,
             normalises=isinstance(vars(type(self.criterion)).get("__call__"), wrapt.FunctionWrapper),
             loss=lambda: self._proof,
+            targets=lambda change: self.lifecycle.attempt(lambda: self._reaction(change)),
             filled=frozenset(self.session.filled),
             validations=self._validations.made,
             best=(None, self._judging.best_for_stopping),
@@ -332,6 +333,13 @@ class Training:
         from yolo_patches.upstreams.scripts.loss_probe import prove
 
         return prove(self.model, criterion, self.session.layout.scripts[self.session.script])
+
+    def _reaction(self, change: Callable[[Any], Any]) -> float | None:
+        from yolo_patches.upstreams.scripts.loss_probe import reaction
+
+        if self.criterion is None:
+            return None
+        return reaction(self.model, self.criterion, self.session.layout.scripts[self.session.script], change)
 
     def _early_proof(self) -> LossProof:
         """Probe the loss while the optimizer is built: upstream makes its criterion later, from the same model."""

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, Optional
 
 from yolo_patches.seams import Normaliser
-from yolo_patches.upstreams import normaliser_calls
+from yolo_patches.upstreams import normaliser_calls, target_scores
 from yolo_patches.upstreams.normaliser_calls import Listener, arguments, familiar, listening, zero
 
 Wrapped = Callable[..., Any]
@@ -43,13 +43,13 @@ def assign(wrapped: Wrapped, assigner: Any, args: Args, kwargs: Kwargs) -> Any:
     A result of another form is left alone. The seam is fired all the same: whether it has another form may depend on
     the rank's own images, and the other ranks would wait.
     """
-    result = wrapped(*args, **kwargs)
+    predicted = args[0] if args else kwargs.get("pd_scores")
+    result = target_scores.shown(wrapped(*args, **kwargs), predicted)
     listener = listening()
     if listener is None:
         return result
     from yolo_patches.nn.shards import Shard, Whole
 
-    predicted = args[0] if args else kwargs.get("pd_scores")
     known = familiar(result, predicted)
     total, foreground = (result[2].sum(), result[3].sum()) if known else (0.0, 0.0)
     later = deferred.get()

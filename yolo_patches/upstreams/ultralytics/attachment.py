@@ -385,6 +385,7 @@ class Attachment:
             model=getattr(trainer, "model", None),
             normalises=loss_wrappers.normalises(trainer.model),
             loss=self.prove,
+            targets=lambda change: self.lifecycle.attempt(lambda: self._reaction(change)),
             filled=stack_gaps.filled(),
             validations=None if self._validations is None else self._validations + self._late.elsewhere,
             best=self._best(),
@@ -394,6 +395,11 @@ class Attachment:
 
     def _train_set(self) -> TrainSet | None:
         return live_train_set.read(getattr(getattr(self.trainer, "train_loader", None), "dataset", None))
+
+    def _reaction(self, change: Callable[[Any], Any]) -> float | None:
+        from yolo_patches.upstreams.ultralytics.loss_probe import reaction
+
+        return reaction(self.trainer.model, str(self.trainer.args.task), change)
 
     def prove(self) -> LossProof:
         """Probe the live loss, once."""

@@ -6,14 +6,14 @@ than one forward pass, and no kernel's rounding at another batch size is taken f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from yolo_patches.seams import LossProof
-from yolo_patches.upstreams import loss_proof
+from yolo_patches.upstreams import loss_proof, target_scores
 from yolo_patches.upstreams.loss_proof import Loss
 from yolo_patches.upstreams.synthetic_images import Objects, objects, overlapping, owners, pixels, predicted
 from yolo_patches.upstreams.ultralytics.loss_wrappers import unwrapped
@@ -42,6 +42,21 @@ def prove(model: Any, task: str, device: Any = None) -> LossProof:
         return LossProof(None, None, f"the loss could not be probed: {loss_proof.told(error)}")
 
 
+def reaction(model: Any, task: str, change: Callable[[Any], Any]) -> float | None:
+    """Return how far the gradient of a live model's loss moves whose target scores are replaced, and leave no trace.
+
+    Args:
+        model: As the trainer has it.
+        task: Upstream's name of the task.
+        change: Target scores -> what takes their place.
+    """
+    model = unwrapped(model)
+    with undisturbed(model), torch.no_grad():
+        settle(model)
+        probe = _Probe(model, task, None)
+        return target_scores.reaction(probe, probe.predictions, change)
+
+
 class _Probe:
     """Computes the loss of synthetic images."""
 
@@ -57,17 +72,17 @@ class _Probe:
             self._head.num_denoising = 0  # RT-DETR draws its noise anew at each call, and for a batch as a whole
         self._pixels = pixels(channels, self._size).to(self._device, parameter.dtype)
         # Distillation computes its loss from features, which are not among the predictions.
-        self._predictions: Any = None if hasattr(model, "student_model") else model(self._pixels)
+        self.predictions: Any = None if hasattr(model, "student_model") else model(self._pixels)
 
     def __call__(self, images: Sequence[int]) -> Loss:
         """Compute the loss of these images; one without objects has the pixels of the first."""
         seen = torch.tensor([max(image, 0) for image in images], device=self._device)
         batch = {"img": self._pixels[seen], **self._labels([self._objects[image] for image in images])}
-        if self._predictions is None:
+        if self.predictions is None:
             value, items = self._model.loss(batch)
         else:
             layered = hasattr(self._head, "decoder")
-            value, items = self._model.loss(batch, predicted(self._predictions, seen, layered))
+            value, items = self._model.loss(batch, predicted(self.predictions, seen, layered))
         if isinstance(items, dict):
             items = torch.stack([torch.as_tensor(item).to(value).reshape(()) for item in items.values()])
         return Loss(value, items)
@@ -93,7 +108,7 @@ class _Probe:
         return {**moved, "resized_shape": [(self._size, self._size)] * len(images)}
 
     def _classify(self, images: list[Objects]) -> dict[str, Tensor]:
-        return {"cls": torch.tensor([image.seed for image in images]) % self._predictions.shape[-1]}
+        return {"cls": torch.tensor([image.seed for image in images]) % self.predictions.shape[-1]}
 
     def _obb(self, images: list[Objects]) -> dict[str, Tensor]:
         turned = [torch.cat((image.boxes, image.random(1) * 1.5), 1) for image in images]

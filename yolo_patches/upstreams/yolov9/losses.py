@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from yolo_patches.nn.shards import Shard, Whole
+from yolo_patches.upstreams import target_scores
 from yolo_patches.upstreams.normaliser_calls import Listener, familiar, fire, listening, zero
 
 Wrapped = Callable[..., Any]
@@ -68,10 +69,10 @@ def assign(wrapped: Wrapped, assigner: Any, args: Arguments, kwargs: Keywords) -
 
     A result of another form is left alone, and counts as nothing in a collective that other ranks may make.
     """
-    result, branches = wrapped(*args, **kwargs), _branches.get()
+    predicted = args[0] if args else kwargs.get("pd_scores")
+    result, branches = target_scores.shown(wrapped(*args, **kwargs), predicted), _branches.get()
     if branches is None:
         return result
-    predicted = args[0] if args else kwargs.get("pd_scores")
     if not familiar(result, predicted):
         branches.add(torch.zeros((), device=getattr(predicted, "device", None)))
         return result
