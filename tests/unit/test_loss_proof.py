@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from yolo_patches.seams import Normaliser  # noqa: E402
 from yolo_patches.upstreams.loss_proof import Loss, prove  # noqa: E402
 from yolo_patches.upstreams.normaliser_calls import fire, listening, probing  # noqa: E402
 from yolo_patches.upstreams.synthetic_images import EMPTY, objects, overlapping, owners, pixels  # noqa: E402
@@ -134,6 +135,9 @@ def test_denoising_counts_ground_truths():
     from yolo_patches.upstreams.ultralytics import detr_losses
 
     class Two:
+        def listens(self, seam):
+            return seam is Normaliser
+
         def fire(self, seam):
             seam.values, seam.ranks = torch.tensor([4.0, 4.0]), 2
             return seam

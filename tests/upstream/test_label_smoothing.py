@@ -33,6 +33,11 @@ def test_targets_of_training_are_smoothed_and_those_of_validation_are_not(versio
     assert smoothed["weights"] != none["weights"] == inert["weights"]
     plans = [json.loads((Path(seen["save_dir"]) / "patches.json").read_text()) for seen in (smoothed, inert, single)]
     states = [entry(plan, "label-smoothing") for plan in plans]
-    assert [state["status"] for state in states] == ["active", "inert", "unavailable"]
+    assert [state["status"] for state in states] == [
+        "active",
+        "inert",
+        "unavailable" if version == NEWEST else "active",
+    ]
     assert states[0]["verified"] is True
-    assert "one class" in states[2]["reason"]  # measured on the live loss, whose gradient stays
+    if version == NEWEST:  # where single_cls gives the head one class
+        assert "one class" in states[2]["reason"]  # measured on the live loss, whose gradient stays
