@@ -9,7 +9,7 @@ from tests.scripts.conftest import arguments, plan, run
 def test_yolov9_learns_from_it_and_yolov5_is_left_alone(drive, yolov9, yolov5, models, data, tmp_path):
     jobs = {
         "yolov9": (yolov9, "train_dual.py", models / "dual.yaml", models / "hyp9.yaml"),
-        "yolov5": (yolov5, "train.py", models / "v5.yaml", models / "hyp5.yaml"),
+        "yolov5": (yolov5, "train.py", models / "v5-detect.yaml", models / "hyp5.yaml"),
     }
     for upstream, (root, script, model, hyp) in jobs.items():
         runs = []

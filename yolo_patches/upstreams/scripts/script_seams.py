@@ -63,7 +63,10 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         TargetScores: there.lacks(task.assigner, "TaskAlignedAssigner.forward") + there.steps()
         if task.assigner
         else ["the loss has no assigner; --label-smoothing is the script's own"],
-        WarmUpStep: [NOWHERE],
+        WarmUpStep: there.loaders("hyp")
+        + there.steps()
+        + there.does_not_say("hyp['warmup_bias_lr']")
+        + there.does_not_say("torch.nn.utils.clip_grad_norm_("),
         Step: [NOWHERE],
         Clip: there.does_not_say("torch.nn.utils.clip_grad_norm_("),
         EpochEnd: there.loaders(),

@@ -33,6 +33,8 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
+from yolo_patches.step_seams import Ramp, WarmUpStep
+from yolo_patches.upstreams import warming
 from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
@@ -78,6 +80,9 @@ class Training:
         self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_over, self._epoch_ended, by_events)
         self._started = self._epoch_checked = self._probing = False
         self._restore: Callable[[], None] | None = None
+        self._warming: WarmUp | None = None
+        self._hyp: Mapping[str, Any] = {}
+        self._batches = 0  # of this epoch, begun
 
     @contextmanager
     def under_way(self, callbacks: Any) -> Iterator[None]:
@@ -163,6 +168,7 @@ class Training:
         """Follow the gradients of one effective batch, right before they are clipped: the end of a step."""
         self._begin()
         if self.optimizer is not None:
+            self.lifecycle.attempt(self._warm_up_step, WarmUpStep)
             with common_step.common_step():  # every rank clips
                 self.lifecycle.attempt(lambda: self.lifecycle.fire(OptimizerStep(self.optimizer)), OptimizerStep)
         common_step.close()
@@ -207,10 +213,29 @@ class Training:
     def _warm_up(self, loader: Any, hyp: dict[str, Any]) -> None:
         batches = len(loader)
         upstream = max(round(hyp["warmup_epochs"] * batches), LEAST_WARM_UP)
-        longer = self.lifecycle.fire(WarmUp(upstream, batches, self.opt.epochs)).iterations
+        self._hyp = hyp
+        seam = WarmUp(upstream, batches, self.opt.epochs, images=len(loader.dataset), least=LEAST_WARM_UP)
+        self._warming = self.lifecycle.fire(seam)
+        longer = seam.iterations
         if longer != upstream:
             before, hyp["warmup_epochs"] = hyp["warmup_epochs"], longer / batches
             self._restore = lambda: hyp.update(warmup_epochs=before)  # it is saved with the model
+
+    def _warm_up_step(self) -> None:
+        """Tell the rates of the warm-up right before the step, the first moment after it that we are called in."""
+        warm = self._warming
+        if warm is None or not self.lifecycle.listens(WarmUpStep):
+            return
+        iteration = self._batches - 1 + self.epoch * warm.per_epoch
+        made = max(warm.iterations, warm.least)
+        if iteration > made:
+            return
+        groups, share = self.optimizer.param_groups, iteration / made
+        last = groups[-1]  # the biases are the first: this one begins at 0, whatever the schedule
+        decayed = last["lr"] / (share * last["initial_lr"]) if share else 1.0
+        rates, strange = warming.ramps(groups, self._hyp["warmup_bias_lr"], decayed, share)
+        momentum = Ramp(self._hyp["warmup_momentum"], self._hyp["momentum"])
+        self.lifecycle.fire(WarmUpStep(self.optimizer, iteration, warm.iterations, rates, momentum, strange=strange))
 
     def criterion_built(self, model: Any, criterion: Any) -> None:
         """Follow the criterion, the last thing that is built before the first step."""
@@ -247,11 +272,13 @@ class Training:
         self.lifecycle.around(Save(self.epoch, Path(self.opt.save_dir) / "weights"), write)
 
     def _first_step(self) -> None:
+        self._batches += 1
         self._begin()
         self.lifecycle.first_step()
 
     def _epoch_begins(self) -> None:
         self.epoch += 1
+        self._batches = 0
 
     def _begin(self) -> None:
         """Prove the patches on the live objects, and write the plan: everything is built, no step has been made."""
