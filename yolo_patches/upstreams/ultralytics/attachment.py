@@ -21,6 +21,7 @@ from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import told
 from yolo_patches.handover import VARIABLE
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.memory_seams import MicroStep
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
@@ -37,8 +38,9 @@ from yolo_patches.seams import (
 from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
-from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
+from yolo_patches.upstreams.ultralytics import batch_parts, evaluation, live_train_set, loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.late_validations import LateValidations
+from yolo_patches.upstreams.ultralytics.memory import Memory
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
 from yolo_patches.validation_seams import Evaluation, Judged
@@ -82,6 +84,7 @@ class Attachment:
         self._evaluates = False  # the best weights, at the end
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
+        self._memory = Memory(trainer, lifecycle)
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -106,6 +109,7 @@ class Attachment:
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()
+            self._memory.forget()
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
@@ -124,11 +128,13 @@ class Attachment:
         return result
 
     def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        result = wrapped(*args, **kwargs)
-        if self._begun:
-            # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
-            self._begun = False
-            common_step.open_step()
+        if not self._begun:
+            return wrapped(*args, **kwargs)
+        result = self._memory.prepared(wrapped, *args, **kwargs)
+        # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
+        self._begun = False
+        common_step.open_step()
+        self.lifecycle.attempt(lambda: self._memory.expect(result), MicroStep)
         return result
 
     def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
@@ -137,8 +143,13 @@ class Attachment:
         act = self.lifecycle.attempt(self._validation, Validation) if self.lifecycle.listens(Validation) else None
 
         def validate() -> Any:
-            with self._evaluation():
-                return wrapped(*args, **kwargs)
+            made = self._validations
+            try:
+                with self._evaluation():
+                    return wrapped(*args, **kwargs)
+            except Exception:
+                self._validations = made  # one that was not finished is none
+                raise
 
         result = validate() if act is None else self.lifecycle.around(act, validate)
         return self._judged(result, best)
@@ -177,6 +188,7 @@ class Attachment:
         """Let a validation be made of the parts that patches have made of upstream's."""
         validator = getattr(self.trainer, "validator", None)
         with ExitStack() as stack:
+            stack.enter_context(self._memory.predicting())
             if validator is not None and self.lifecycle.listens(Evaluation):
                 self.lifecycle.attempt(lambda: stack.enter_context(self._parts()), Evaluation)
             yield
@@ -259,6 +271,7 @@ class Attachment:
             if self._late.keeps_back(event):
                 return None
         common_step.close()  # callbacks are anybody's, and many of them are rank 0's alone
+        self._memory.forget()
         self._begun = False
         if self.optimization is not None:
             self.optimization.event(event)
@@ -367,15 +380,14 @@ class Attachment:
             self.trainer.train_loader = FollowedLoader(self.trainer.train_loader, self._pass)
 
     def _pass(self, loader: Any) -> Any:
-        return self.lifecycle.around(Loading(loader, self._epoch, _images), lambda: iter(loader))
+        act = Loading(loader, self._epoch, batch_parts.images, self.lifecycle.tell)
+        return self.lifecycle.around(act, lambda: iter(loader))
 
     def _live(self) -> Live:
         trainer = self.trainer
         validator = getattr(trainer, "validator", None)
-        # Before 8.3.225 rank 0 validates alone.
-        validates = self._writes or hasattr(validator, "gather_stats")
         return Live(
-            validates=validates,
+            validates=self._writes or hasattr(validator, "gather_stats"),  # before 8.3.225 rank 0 validates alone
             val_loaders=(getattr(trainer, "test_loader", None), getattr(validator, "dataloader", None)),
             train_loader=getattr(trainer, "train_loader", None),
             optimizer=getattr(trainer, "optimizer", None),
@@ -385,6 +397,7 @@ class Attachment:
             filled=stack_gaps.filled(),
             validations=None if self._validations is None else self._validations + self._late.elsewhere,
             best=self._best(),
+            began=self._epochs > 0,
             deferral=self._late.deferral() if self._writes else None,
             train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
@@ -404,7 +417,3 @@ class Attachment:
         if left_alone and self.lifecycle.listens(Normaliser):
             return LossProof(None, None, f"{left_alone[0]} is not as we know it")
         return prove(self.trainer.model, str(self.trainer.args.task))
-
-
-def _images(batch: Any) -> int:
-    return len(batch["img"])
