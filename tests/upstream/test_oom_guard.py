@@ -12,8 +12,8 @@ SHORT = {"epochs": 1, "batch": 5, "nbs": 10}
 #: One failure in each place, in one run.
 POINTS = [
     ["prepare", 0.4],
-    ["forward", 0.6],
-    ["backward", 0.3],
+    ["forward", 0.95],
+    ["backward", 0.2],
     ["step", 0.5],
     ["ema", 0.5],
     ["validation", 0.4],
