@@ -280,6 +280,7 @@ class Lifecycle:
                 continue
             try:
                 entry.verified = patch.verify(live)
+                entry.notes = tuple(patch.notes)
                 if entry.verified is False and patch.trouble:
                     entry.decision = replace(entry.decision, reason=patch.trouble)
             except Exception as error:  # a measurement that fails shows nothing, and stops nothing

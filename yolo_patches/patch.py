@@ -48,7 +48,7 @@ class Patch(ABC):
         values: The options of this run, defaults filled in.
         pinned: Options that this run has settled on its own and that its workers, and a resumed run, must take over.
         trouble: Why the effect is missing, where `verify` has found out.
-        notes: What else the plan says of this run, a sentence each; it may grow until the first step.
+        notes: What else the plan says of this run, a sentence each; it may grow until the end.
     """
 
     name: ClassVar[str]

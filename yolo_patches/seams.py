@@ -114,13 +114,13 @@ class Normaliser(Seam):
 
     Attributes:
         values: This rank's normalisers of one loss, as one vector; a patch may replace it by their mean over the ranks.
-        ranks: The number of ranks that `values` is the mean of.
+        ranks: The number of ranks that `values` is the mean of; a fraction where parts are not of one size.
         instead: What a normaliser of the whole batch is taken for where it is zero; 0 where upstream has a floor of its
             own, or divides by zero. A patch may replace it.
     """
 
     values: Any
-    ranks: int = 1
+    ranks: float = 1
     instead: float = 0.0
 
 
@@ -145,11 +145,13 @@ class LossProof:
         growth: How the loss grows when every image is there twice: 2 where it is multiplied by the batch, 1 where it is
             a mean; None where it could not be measured.
         why: What stood in the way; empty where nothing did.
+        apart: The same difference where each rank has its own normalisers: none where there is nothing to share.
     """
 
     error: float | None
     growth: float | None
     why: str = ""
+    apart: float | None = None
 
 
 def no_probe() -> LossProof:
@@ -259,13 +261,19 @@ class WarmUp(Seam):
 class Step(Act):
     """The optimizer's step: unscaling, clipping, applying, and what upstream does with its EMA after it.
 
+    It may be repeated by whoever has put back everything that the failed one has changed, and by nobody else.
+
     Attributes:
         optimizer: A torch optimizer.
         accumulate: Micro-steps whose gradients it applies.
+        averaged: Returns the tensors of the EMA.
+        holders: Objects whose attributes the step changes: the EMA's counter, the scaler of mixed precision.
     """
 
     optimizer: Any
     accumulate: int
+    averaged: Callable[[], list[Any]] = list
+    holders: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -317,11 +325,13 @@ class Loading(Act):
         loader: The training loader.
         epoch: Number of the epoch, from 0.
         images: Counts the images of one of its batches.
+        tell: Logs a warning, once.
     """
 
     loader: Any
     epoch: int
     images: Callable[[Any], int] = lambda batch: 0
+    tell: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -370,6 +380,7 @@ class Live:
             nobody has counted.
         deferral: How a validation may be made elsewhere (`Deferral`); None where it cannot, and on all ranks but the
             first.
+        began: Whether any step has been made.
         best: What upstream holds for the best fitness, and for that of early stopping; None for what is not known.
     """
 
@@ -386,3 +397,4 @@ class Live:
     validations: int | None = None
     deferral: Any = None
     best: tuple[float | None, float | None] = (None, None)
+    began: bool = True

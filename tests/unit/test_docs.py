@@ -64,8 +64,9 @@ def test_the_adapter_trains(python, tmp_path):
 
 
 def test_the_table_of_seams_is_complete():
-    from yolo_patches import seams, validation_seams
+    from yolo_patches import memory_seams, seams, validation_seams
 
+    assert memory_seams.MicroStep in seams.Act.__subclasses__()
     assert validation_seams.Evaluation in seams.Seam.__subclasses__()
 
     page = (ROOT / "docs" / "architecture.md").read_text()

@@ -15,7 +15,7 @@ from yolo_patches.handover import Handover
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Change, Decision
-from yolo_patches.seams import Act, Arguments, Live, ModelBuilt, OptimizerStep, Step, ValLoader
+from yolo_patches.seams import Act, Arguments, Live, ModelBuilt, OptimizerStep, Save, Step, Validation, ValLoader
 from yolo_patches.selection import Selection, parse
 
 
@@ -447,4 +447,7 @@ def test_a_handover_that_is_none(text, monkeypatch):
 
 
 def test_acts_say_whether_they_may_be_repeated():
-    assert {act.__name__ for act in Act.__subclasses__() if act.repeatable} == {"Validation", "Save"}
+    from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+
+    repeatable = {act for act in Act.__subclasses__() if act.repeatable}
+    assert repeatable == {Validation, Save, Preparation, MicroStep, Prediction}

@@ -100,16 +100,16 @@ class ShardSum(Tensor):
 
     Attributes:
         own: This rank's own total, as upstream would have it.
-        ranks: Number of ranks.
+        ranks: Number of ranks; for parts of one batch, what they are a part of it as: its images over theirs.
         together: Whether a condition asks the whole batch, or this rank alone.
     """
 
     own: Tensor
-    ranks: int
+    ranks: float
     together: bool
 
     @classmethod
-    def of(cls, value: Tensor, own: Tensor, ranks: int, together: bool) -> ShardSum:
+    def of(cls, value: Tensor, own: Tensor, ranks: float, together: bool) -> ShardSum:
         """Return `value` itself, to be divided by."""
         total = value.as_subclass(cls)
         total.own, total.ranks, total.together = own, ranks, together
@@ -137,7 +137,7 @@ class ShardSum(Tensor):
         return _plainly(func, _each(see, args), dict(zip(kwargs, _each(see, kwargs.values()))))
 
     def _with(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], ranks: int | None = None
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], ranks: float | None = None
     ) -> ShardSum:
         """Apply an operation to both this rank's total and what stands for it, for which constants are shared, too."""
 
@@ -211,12 +211,12 @@ class Whole:
 
     Attributes:
         average: Mean over ranks of the parts' sums.
-        ranks: Number of ranks.
+        ranks: Number of ranks; for parts of one batch, what they are a part of it as: its images over theirs.
         together: Whether `if part.sum():` asks the whole batch, or this rank alone.
     """
 
     average: Tensor
-    ranks: int
+    ranks: float
     together: bool = True
 
     def known(self) -> Whole:

@@ -383,7 +383,6 @@ class _Steps:
         if not self._announced and not self._upstream:
             self.missed = True
             self.give_back()
-        self._announced = False
         if self._upstream:
             groups = self.optimizer.param_groups
             self._rates = [group["lr"] for group in groups]
@@ -401,6 +400,7 @@ class _Steps:
         return min(shares, default=0.0)
 
     def _after(self) -> None:
+        self._announced = False  # and not before: a step that fails may be repeated, with the same gradient
         for rate, group in zip(self._rates, self.optimizer.param_groups):
             group["lr"] = rate
         self._rates = []

@@ -82,10 +82,10 @@ def prove(compute: Compute) -> LossProof:
         if not any(_near(growth, kind) for kind in (1, 2)):
             return LossProof(None, growth, f"the loss grows by {growth:.3f} with twice the batch: neither sum nor mean")
         try:
-            error, why = _error(compute, summed=_near(growth, 2))
+            error, apart, why = _error(compute, summed=_near(growth, 2))
         except Exception as problem:
             return LossProof(None, growth, f"the loss could not be computed for single images: {told(problem)}")
-        return LossProof(error, growth, why)
+        return LossProof(error, growth, why, apart)
 
 
 def _growth(compute: Compute) -> float | None:
@@ -99,9 +99,10 @@ def _near(growth: float, kind: int) -> bool:
     return abs(growth - kind) < 0.01  # constants that keep fractions from 0 / 0 have their part in it
 
 
-def _error(compute: Compute, summed: bool) -> tuple[float | None, str]:
-    """Return the largest error of all layouts, or None and why there is none."""
+def _error(compute: Compute, summed: bool) -> tuple[float | None, float | None, str]:
+    """Return the largest error of all layouts with shared normalisers, or None and why there is none, and without."""
     worst = unpatched = 0.0
+    normalised = True
     for layout in LAYOUTS:
         needed = layout == LAYOUTS[0]
         try:
@@ -113,17 +114,21 @@ def _error(compute: Compute, summed: bool) -> tuple[float | None, str]:
             continue  # upstream fails here by itself
         if not whole.isfinite().all():
             continue
-        if not any(heard):
-            return None, "no normaliser has come to the seam"
+        unpatched = max(unpatched, _difference(_together(own, summed), whole))
+        normalised &= any(heard)
+        if not normalised:
+            continue
         if len({tuple(len(values) for values in ranks) for ranks in heard}) > 1:
-            return None, "images with fewer objects do not come to the seam as others do"
+            return None, None, "images with fewer objects do not come to the seam as others do"
         means = [torch.stack(values).mean(0) for values in zip(*heard)]
         shared = [_heard(compute, image, summed, means, len(layout))[0] for image in layout]
         worst = max(worst, _difference(_together(shared, summed), whole))
-        unpatched = max(unpatched, _difference(_together(own, summed), whole))
+    if not normalised:
+        return None, unpatched, "no normaliser has come to the seam"
     if unpatched < SENSITIVE:
-        return None, f"the images do not tell shared normalisers from each rank's own, which are off by {unpatched:.1e}"
-    return worst, ""
+        why = f"the images do not tell shared normalisers from each rank's own, which are off by {unpatched:.1e}"
+        return None, None, why
+    return worst, unpatched, ""
 
 
 def _heard(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yolo_patches.activation import activation
+from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
     Arguments,
@@ -72,6 +73,9 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         EpochEnd: there.loaders(),
         EpochLosses: [NOWHERE],
         Deferral: [NOWHERE],
+        Preparation: [NOWHERE],
+        MicroStep: [NOWHERE],
+        Prediction: [NOWHERE],
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,14 @@ from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import told
 from yolo_patches.handover import VARIABLE
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.memory_seams import MicroStep
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
     Live,
     Loading,
-    LossProof,
     ModelBuilt,
-    Normaliser,
     Save,
-    TrainSet,
     Validation,
     ValLoader,
 )
@@ -38,8 +35,10 @@ from yolo_patches.step_seams import WarmUpStep
 from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
-from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
+from yolo_patches.upstreams.ultralytics import batch_parts, evaluation
 from yolo_patches.upstreams.ultralytics.late_validations import LateValidations
+from yolo_patches.upstreams.ultralytics.live_objects import LiveObjects
+from yolo_patches.upstreams.ultralytics.memory import Memory
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
 from yolo_patches.validation_seams import Evaluation, Judged
@@ -74,6 +73,7 @@ class Attachment:
     def __init__(self, trainer: Any, lifecycle: Lifecycle) -> None:
         self.trainer = trainer
         self.lifecycle = lifecycle
+        self._objects = LiveObjects(trainer, lifecycle)
         self._begun = False  # a batch has begun: the next preprocessing is the step's own
         self._epochs = 0
         self._validations: int | None = None
@@ -83,6 +83,7 @@ class Attachment:
         self._evaluates = False  # the best weights, at the end
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
+        self._memory = Memory(trainer, lifecycle)
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -90,7 +91,7 @@ class Attachment:
                 if not defects(type(trainer), (method,)):
                     bind(trainer, method, getattr(self, f"_{method}"))
             if not defects(type(trainer), OPTIMIZER):
-                self.optimization = Optimization(trainer, lifecycle, self.prove)
+                self.optimization = Optimization(trainer, lifecycle, self._objects.prove)
         except BaseException:  # all of them, or none
             vars(trainer).clear()
             vars(trainer).update(before)
@@ -107,6 +108,7 @@ class Attachment:
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()
+            self._memory.forget()
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
@@ -125,13 +127,15 @@ class Attachment:
         return result
 
     def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        result = wrapped(*args, **kwargs)
-        if self._begun:
-            # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
-            self._begun = False
-            if self.optimization is not None:
-                self.lifecycle.attempt(self.optimization.warm_up_step, WarmUpStep)
-            common_step.open_step()
+        if not self._begun:
+            return wrapped(*args, **kwargs)
+        result = self._memory.prepared(wrapped, *args, **kwargs)
+        # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
+        self._begun = False
+        if self.optimization is not None:
+            self.lifecycle.attempt(self.optimization.warm_up_step, WarmUpStep)
+        common_step.open_step()
+        self.lifecycle.attempt(lambda: self._memory.expect(result), MicroStep)
         return result
 
     def _validate(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
@@ -140,8 +144,13 @@ class Attachment:
         act = self.lifecycle.attempt(self._validation, Validation) if self.lifecycle.listens(Validation) else None
 
         def validate() -> Any:
-            with self._evaluation():
-                return wrapped(*args, **kwargs)
+            made = self._validations
+            try:
+                with self._evaluation():
+                    return wrapped(*args, **kwargs)
+            except Exception:
+                self._validations = made  # one that was not finished is none
+                raise
 
         result = validate() if act is None else self.lifecycle.around(act, validate)
         return self._judged(result, best)
@@ -180,6 +189,7 @@ class Attachment:
         """Let a validation be made of the parts that patches have made of upstream's."""
         validator = getattr(self.trainer, "validator", None)
         with ExitStack() as stack:
+            stack.enter_context(self._memory.predicting())
             if validator is not None and self.lifecycle.listens(Evaluation):
                 self.lifecycle.attempt(lambda: stack.enter_context(self._parts()), Evaluation)
             yield
@@ -262,6 +272,7 @@ class Attachment:
             if self._late.keeps_back(event):
                 return None
         common_step.close()  # callbacks are anybody's, and many of them are rank 0's alone
+        self._memory.forget()
         self._begun = False
         if self.optimization is not None:
             self.optimization.event(event)
@@ -370,50 +381,15 @@ class Attachment:
             self.trainer.train_loader = FollowedLoader(self.trainer.train_loader, self._pass)
 
     def _pass(self, loader: Any) -> Any:
-        return self.lifecycle.around(Loading(loader, self._epoch, _images), lambda: iter(loader))
+        act = Loading(loader, self._epoch, batch_parts.images, self.lifecycle.tell)
+        return self.lifecycle.around(act, lambda: iter(loader))
 
     def _live(self) -> Live:
-        trainer = self.trainer
-        validator = getattr(trainer, "validator", None)
-        # Before 8.3.225 rank 0 validates alone.
-        validates = self._writes or hasattr(validator, "gather_stats")
-        return Live(
-            validates=validates,
-            val_loaders=(getattr(trainer, "test_loader", None), getattr(validator, "dataloader", None)),
-            train_loader=getattr(trainer, "train_loader", None),
-            optimizer=getattr(trainer, "optimizer", None),
-            model=getattr(trainer, "model", None),
-            normalises=loss_wrappers.normalises(trainer.model),
-            loss=self.prove,
-            targets=lambda change: self.lifecycle.attempt(lambda: self._reaction(change)),
-            filled=stack_gaps.filled(),
+        rest = Live(
+            validates=self._writes or hasattr(self.trainer.validator, "gather_stats"),  # before 8.3.225 rank 0 alone
             validations=None if self._validations is None else self._validations + self._late.elsewhere,
             best=self._best(),
+            began=self._epochs > 0,
             deferral=self._late.deferral() if self._writes else None,
-            train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
-
-    def _train_set(self) -> TrainSet | None:
-        return live_train_set.read(getattr(getattr(self.trainer, "train_loader", None), "dataset", None))
-
-    def _reaction(self, change: Callable[[Any], Any]) -> float | None:
-        from yolo_patches.upstreams.ultralytics.loss_probe import reaction
-
-        return reaction(self.trainer.model, str(self.trainer.args.task), change)
-
-    def prove(self) -> LossProof:
-        """Probe the live loss, once."""
-        return self._proof
-
-    @cached_property
-    def _proof(self) -> LossProof:
-        from yolo_patches.upstreams.ultralytics.loss_probe import prove
-
-        left_alone = [module for module in activation.left_alone if module in loss_wrappers.MODULES]
-        if left_alone and self.lifecycle.listens(Normaliser):
-            return LossProof(None, None, f"{left_alone[0]} is not as we know it")
-        return prove(self.trainer.model, str(self.trainer.args.task))
-
-
-def _images(batch: Any) -> int:
-    return len(batch["img"])
+        return self._objects.shown(rest)

@@ -7,6 +7,7 @@ from typing import Any
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.nn import common_step
+from yolo_patches.nn.restorable_step import Slots
 from yolo_patches.seams import (
     LossProof,
     OptimizerBuilt,
@@ -47,6 +48,7 @@ class Optimization:
         self._warm_accumulate = 1
         self._batches = 0  # of this epoch, begun
         self._bias_lr: Any = None
+        self._slots: tuple[Any, Slots] | None = None
         for method in ("build_optimizer", "optimizer_step", "resume_training"):
             bind(trainer, method, getattr(self, f"_{method}"))
         for method in ("_build_train_pipeline", "_get_warmup_iterations"):  # since 8.4.20 and 8.4.120
@@ -111,7 +113,19 @@ class Optimization:
         return OptimizerStep(self.trainer.optimizer, getattr(self.trainer, "scaler", None))
 
     def _act(self) -> Step:
-        return Step(self.trainer.optimizer, int(self.trainer.accumulate))
+        trainer = self.trainer
+        ema = getattr(trainer, "ema", None)
+        holders = tuple(holder for holder in (ema, getattr(trainer, "scaler", None)) if holder is not None)
+        return Step(trainer.optimizer, int(trainer.accumulate), lambda: self._averaged(ema), holders)
+
+    def _averaged(self, ema: Any) -> list[Any]:
+        """Return the tensors of the EMA; where they are held is looked up once, for there are hundreds of modules."""
+        model = getattr(ema, "ema", None)
+        if model is None:
+            return []
+        if self._slots is None or self._slots[0] is not model:
+            self._slots = model, Slots([model])
+        return self._slots[1].tensors()
 
     def _resume_training(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         result = wrapped(*args, **kwargs)

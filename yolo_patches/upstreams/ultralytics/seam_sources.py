@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from yolo_patches.activation import activation
+from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
     Arguments,
@@ -70,6 +71,9 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Deferral: ("validate", "final_eval", "save_metrics", "label_loss_items"),
     Save: ("save_model",),
     Loading: (),
+    Preparation: ("preprocess_batch",),
+    MicroStep: ("preprocess_batch", *OPTIMIZER),
+    Prediction: ("validate", "final_eval"),
     StackGap: (),
 }
 #: The arguments that patches at a seam read.

@@ -30,7 +30,7 @@ class Layers:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self.ranks = 1
+        self.ranks: float = 1
         self._weights: list[Tensor] = []
         self._layer = 0
 

@@ -30,7 +30,7 @@ class Branches:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self.ranks = 1
+        self.ranks: float = 1
         self._open: list[_Branch] = []
 
     def add(self, own: Tensor) -> _Branch:

@@ -1,0 +1,389 @@
+"""oom-guard: a training that runs out of memory makes the same step in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yolo_patches.facts import Facts
+from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+from yolo_patches.patch import Patch, Phase
+from yolo_patches.plan import Change, Decision
+from yolo_patches.seams import Act, Live, Loading, Save, Seam, Step, Validation
+from yolo_patches.selection import Option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from yolo_patches.nn.micro_batches import Work
+
+#: Largest relative error of the probe of a loss that is computed in parts; as in loss-norm.
+TOLERANCE = 1e-4
+#: Growth of a loss that is multiplied by the number of images when there are twice as many; a mean's is 1.
+SUMMED = 1.5
+#: How often what only needs memory to be released is repeated.
+REPEATS = 2
+
+
+class OomGuard(Patch):
+    """Go on when memory runs out, with the batch that was asked for.
+
+    Upstream halves the batch, in the first epoch and on one device alone, and only where the forward or the backward
+    pass has failed: a smaller batch is another training. Here the micro-batch that does not fit is computed in parts,
+    whose gradients add up to its own, since each part divides by what the whole would divide by. BatchNorm is the
+    exception: every part is normalised by its own images, and only the running statistics are the whole's.
+
+    What fails elsewhere is repeated once memory has been released: the optimizer's step and its average of the weights
+    from the state before them, a validation with predictions of fewer images at a time, a checkpoint.
+    """
+
+    name: ClassVar[str] = "oom-guard"
+    summary: ClassVar[str] = "out of memory: compute the step in parts, with the same gradient, and go on"
+    source: ClassVar[str] = "https://github.com/ultralytics/ultralytics/issues/7030"
+    default: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, Option]] = {
+        "micro": Option(int, "images of a part, at most, from the first step on", default=None, minimum=1),
+    }
+    needs: ClassVar[tuple[type[Seam], ...]] = (MicroStep,)
+    phase: ClassVar[Phase] = Phase.GUARD
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._largest: int | None = self.values["micro"]  # images of a part
+        self._largest_predicted: int | None = None
+        self._splits = True
+        self._shares = self._summed = False
+        self._steps = 0
+
+    def decide(self, facts: Facts) -> Decision:
+        """Act on one rank; several would have to agree in the middle of a step."""
+        if facts.world_size > 1:
+            return Decision(
+                "inert",
+                f"{facts.world_size} ranks would have to agree within a backward pass: out of memory ends the "
+                "run there, as upstream has it",
+            )
+        self._splits = not facts.model.rewritten
+        if facts.model.rewritten:
+            self.notes.append(f"{facts.model.rewritten} has the model: its step is not computed in parts")
+        if self._largest is None:
+            return Decision("active", "out of memory no longer ends the run or changes its batch")
+        change = Change("images computed at once", facts.batch.size, f"at most {self._largest}")
+        return Decision("active", f"the step is computed in parts of {self._largest} images at most", (change,))
+
+    def around(self) -> Mapping[type[Act], Callable[[Any, Callable[[], Any]], Any]]:
+        """Stand around everything that needs memory."""
+        return {
+            Preparation: self._again,
+            MicroStep: self._micro_step,
+            Step: self._step,
+            Validation: self._validate,
+            Prediction: self._predict,
+            Save: self._again,
+            Loading: self._load,
+        }
+
+    def prove(self, live: Live) -> str:
+        """Compare the loss of three images with that of its parts."""
+        if not self._splits:
+            return ""
+        proof = live.loss()
+        exact = proof.error is not None and proof.error <= TOLERANCE
+        self._shares = exact
+        self._summed = proof.growth is not None and proof.growth > SUMMED
+        if not exact and (proof.apart is None or proof.apart > TOLERANCE):
+            self._splits = False
+            why = proof.why or f"off by {proof.error or 0:.1e}"
+            self.notes.append(
+                f"the step cannot be computed in parts: the loss of parts could not be shown to be the whole's ({why})"
+            )
+        elif _normalises_by_batch(live.model):
+            self.notes.append(
+                "in parts, the gradient is the whole batch's, but for BatchNorm: each part has its own moments"
+            )
+        return ""
+
+    def verify(self, live: Live) -> bool | None:
+        """Ask whether steps have come through the guard: nobody is guarded where the model is called another way."""
+        if live.began is False or not self._splits:
+            return None
+        self.trouble = "the model is not called where steps are guarded: upstream deals with their errors"
+        return self._steps > 0
+
+    def _micro_step(self, act: MicroStep, proceed: Callable[[], Any]) -> Any:
+        from yolo_patches.nn.micro_batches import deferred, mixed_precision
+        from yolo_patches.nn.out_of_memory import is_out_of_memory
+
+        self._steps += 1
+        if not self._splits:
+            return proceed()
+        work = self._work(act, mixed_precision(next(iter(act.parameters)).device.type))
+        if self._largest is not None and act.images > self._largest:
+            return self._in_parts(act, work, None)
+        try:
+            loss, items = proceed()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error
+        else:
+            return deferred(loss, _Whole(self, act, work, loss).backward), items
+        return self._in_parts(act, work, failure)
+
+    def _work(self, act: MicroStep, autocast: Any) -> Work:
+        from yolo_patches.nn.micro_batches import Work
+
+        return Work(
+            act.images,
+            act.part,
+            act.compute,
+            act.model,
+            act.parameters,
+            act.sharing,
+            self._shares,
+            self._summed,
+            autocast,
+        )
+
+    def _in_parts(self, act: MicroStep, work: Work, failure: Exception | None) -> Any:
+        """Return a loss whose gradients are there already: upstream logs its terms before it backpropagates."""
+        from yolo_patches.nn import micro_batches
+
+        before = micro_batches.take(act.parameters)
+        scale = act.scale()
+        try:
+            loss, items = self._computed(act, work, failure, lambda loss: _filled(loss, scale))
+            fresh = micro_batches.take(act.parameters)
+        finally:
+            micro_batches.put(act.parameters, before)
+
+        def backward(gradient: Tensor) -> None:
+            factor = float(gradient.flatten()[0]) / scale
+            kept = micro_batches.take(act.parameters)
+            if bool((gradient != gradient.flatten()[0]).any()):  # somebody weighs the terms
+                self._computed(act, work, None, lambda _: gradient)
+            else:
+                micro_batches.put(act.parameters, fresh)
+                if factor != 1:
+                    _scale([gradient for gradient in fresh if gradient is not None], factor)
+            micro_batches.add(act.parameters, kept)
+
+        return micro_batches.deferred(loss, backward), items
+
+    def _computed(
+        self, act: MicroStep, work: Work, failure: Exception | None, seed: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Any]:
+        """Compute a micro-batch in parts that fit, and remember their size.
+
+        Args:
+            act: The step.
+            work: What is computed.
+            failure: Of the whole micro-batch, where it has been tried.
+            seed: Returns the gradient of a part's loss.
+
+        Raises:
+            Exception: The last failure: one image is too much.
+        """
+        from yolo_patches.nn.micro_batches import compute, take
+        from yolo_patches.nn.out_of_memory import asked, is_out_of_memory
+
+        largest = min(self._largest or act.images, act.images)
+        told = failure
+        if failure is not None:
+            largest = self._halved(act, largest, failure)
+        while True:
+            try:
+                made = compute(work, largest, seed)
+            except Exception as error:
+                take(act.parameters)
+                if not is_out_of_memory(error):
+                    raise
+                failure = told = error
+            else:
+                break
+            largest = self._halved(act, largest, failure)
+        if told is not None:
+            self._largest = largest
+            line = (
+                f"oom-guard: a step asked for {asked(told)} that was not there ({act.images} images of {act.shape}): "
+                f"it is computed in parts of at most {largest} images from here on; batch and learning rate stay"
+            )
+            act.tell(line)
+            self.notes.append(line)
+        return made
+
+    @staticmethod
+    def _halved(act: MicroStep, largest: int, failure: Exception) -> int:
+        from yolo_patches.nn.out_of_memory import asked, release
+
+        release(failure)
+        if largest == 1:
+            act.tell(
+                f"oom-guard: a single image of {act.shape} does not fit (it asked for {asked(failure)}): train with a "
+                "smaller imgsz or a smaller model, or free the device of other processes"
+            )
+            raise failure
+        return (largest + 1) // 2
+
+    def _step(self, act: Step, proceed: Callable[[], Any]) -> Any:
+        from yolo_patches.nn.out_of_memory import is_out_of_memory, release
+        from yolo_patches.nn.restorable_step import Snapshot, repeated
+
+        def failed(error: Exception) -> bool:
+            release(error)
+            return is_out_of_memory(error)
+
+        return repeated(proceed, lambda device: Snapshot(act.optimizer, act.averaged(), act.holders, device), failed)
+
+    def _validate(self, act: Validation, proceed: Callable[[], Any]) -> Any:
+        """Repeat a validation as a whole: its counts begin anew, and so do the random numbers that it draws."""
+        from yolo_patches.nn.random_numbers import noted
+
+        put_back = noted()
+
+        def validate() -> Any:
+            put_back()
+            return proceed()
+
+        return self._again(act, validate)
+
+    def _predict(self, act: Prediction, proceed: Callable[[], Any]) -> Any:
+        from yolo_patches.nn.micro_batches import joined
+        from yolo_patches.nn.out_of_memory import asked, is_out_of_memory, release
+
+        largest = self._largest_predicted or act.images
+        while True:
+            try:
+                if act.images <= largest:
+                    return proceed()
+                edges = _edges(act.images, largest)
+                outputs = [act.compute(start, stop) for start, stop in edges]
+                return joined(outputs, [stop - start for start, stop in edges])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error
+            release(failure)
+            outputs = []
+            largest = min(largest, act.images)
+            if largest == 1:
+                raise failure
+            largest = (largest + 1) // 2
+            self._largest_predicted = largest
+            act.tell(
+                f"oom-guard: a validation asked for {asked(failure)} that was not there: it predicts at most {largest} "
+                "images at a time from here on"
+            )
+
+    def _again(self, act: Act, proceed: Callable[[], Any]) -> Any:
+        """Repeat what only needs the caches to be released."""
+        from yolo_patches.nn.out_of_memory import is_out_of_memory, release
+
+        for _ in range(REPEATS):
+            try:
+                return proceed()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error
+            release(failure)
+        return proceed()
+
+    def _load(self, act: Loading, proceed: Callable[[], Any]) -> Iterator[Any]:
+        return _Passing(proceed(), act.tell)
+
+
+class _Whole:
+    """The backward pass of a micro-batch that was computed at once; in parts, where it does not fit."""
+
+    def __init__(self, guard: OomGuard, act: MicroStep, work: Work, loss: Tensor) -> None:
+        self._guard, self._act, self._work = guard, act, work
+        self._loss: Tensor | None = loss
+
+    def backward(self, gradient: Tensor) -> None:
+        """Accumulate the gradients onto those that are there."""
+        import torch
+
+        from yolo_patches.nn import micro_batches
+        from yolo_patches.nn.out_of_memory import is_out_of_memory
+
+        loss, self._loss = self._loss, None
+        if loss is None:
+            raise RuntimeError("the graph of this loss has been backpropagated, and its memory is freed")
+        parameters = self._act.parameters
+        before = micro_batches.take(parameters)
+        try:
+            torch.autograd.backward([loss], [gradient])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                micro_batches.put(parameters, before)
+                raise
+            failure = error
+        else:
+            micro_batches.add(parameters, before)
+            return
+        del loss
+        micro_batches.take(parameters)
+        try:
+            self._guard._computed(self._act, self._work, failure, lambda _: gradient)
+        except Exception as error:
+            micro_batches.put(parameters, before)
+            if error is not failure and not is_out_of_memory(error):
+                self._act.tell(f"oom-guard: the step could not be computed in parts: {type(error).__name__}: {error}")
+                raise failure from error
+            raise
+        micro_batches.add(parameters, before)
+
+
+class _Passing:
+    """One pass over a loader that says what to change where the host has no memory left.
+
+    Args:
+        batches: The pass.
+        tell: Logs a warning, once.
+    """
+
+    def __init__(self, batches: Iterator[Any], tell: Callable[[str], None]) -> None:
+        self._batches, self._tell = batches, tell
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._batches)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or "DataLoader worker" in str(error):
+                self._tell(
+                    "oom-guard: the host has no memory left for the images: train with fewer workers=, cache=disk or "
+                    "cache=False in place of cache=ram, or a larger shared memory (docker: --shm-size); last.pt is the "
+                    "last whole epoch, and resume=True goes on from there"
+                )
+            raise
+
+
+def _normalises_by_batch(model: Any) -> bool:
+    import torch
+
+    layers = torch.nn.modules.batchnorm._BatchNorm
+    return any(isinstance(layer, layers) for layer in model.modules())
+
+
+def _filled(loss: Tensor, value: float) -> Tensor:
+    import torch
+
+    return torch.full_like(loss, value)
+
+
+def _scale(gradients: list[Tensor], factor: float) -> None:
+    import torch
+
+    torch._foreach_mul_(gradients, factor)
+
+
+def _edges(images: int, largest: int) -> list[tuple[int, int]]:
+    """Return parts of at most that many images, not all of one size: sizes tell which dimension is that of images."""
+    starts = [*range(0, images, largest), images]
+    if len({stop - start for start, stop in zip(starts, starts[1:])}) == 1 and largest > 1:
+        starts.insert(-1, images - 1)
+    return list(zip(starts, starts[1:]))
