@@ -8,13 +8,14 @@ from yolo_patches.doctor import noise
 from yolo_patches.doctor.examination import CHECKS, Check, examine
 from yolo_patches.doctor.finding import Finding, status
 from yolo_patches.doctor.subject import Absent, Machine, Settings
-from yolo_patches.facts import Batch, Facts, Optimization
+from yolo_patches.facts import Batch, Facts, Model, Optimization
 from yolo_patches.forecast import Foreseen
 from yolo_patches.plan import Plan
 
 
 def foreseen(data=lambda: Absent("there is none"), **values):
-    facts = Facts("ultralytics", "1", "detect", Batch(16, nbs=16), Optimization(optimizer="SGD", warmup_epochs=3))
+    chosen = Optimization(optimizer="SGD", warmup_epochs=3)
+    facts = Facts("ultralytics", "1", "detect", Batch(16, nbs=16), chosen, model=Model(scratch=True))
     return Foreseen(Plan("ultralytics", "1", 1, 16, "none", []), facts, Settings(**values), data)
 
 

@@ -159,7 +159,7 @@ def fine_tuning(subject: Subject) -> Iterator[Finding]:
 def warm_up(subject: Subject) -> Iterator[Finding]:
     """A warm-up that is a large part of the run, or no epoch long."""
     settings, chosen = subject.settings, subject.facts.optimization
-    if settings.warmup is None or subject.facts.is_resumed or subject.active("warm-up"):
+    if settings.warmup is None or subject.facts.is_resumed or subject.active("warmup"):
         return
     images = subject.images
     batches = math.ceil(images / subject.batch) if images and subject.batch else None
