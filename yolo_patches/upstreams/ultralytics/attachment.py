@@ -21,6 +21,7 @@ from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import told
 from yolo_patches.handover import VARIABLE
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
@@ -40,6 +41,7 @@ from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.ultralytics import evaluation, live_train_set, loss_wrappers, stack_gaps
 from yolo_patches.upstreams.ultralytics.late_validations import LateValidations
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
+from yolo_patches.upstreams.ultralytics.sample_parts import SampleParts
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
 from yolo_patches.validation_seams import Evaluation, Judged
 from yolo_patches.wrapping import Call as Called
@@ -54,6 +56,7 @@ METHODS = (
     "train",
     "run_callbacks",
     "get_dataloader",
+    "build_dataset",
     "set_model_attributes",
     "preprocess_batch",
     "validate",
@@ -82,6 +85,7 @@ class Attachment:
         self._evaluates = False  # the best weights, at the end
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
+        self._parts_of_samples = SampleParts(lifecycle)
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -102,7 +106,11 @@ class Attachment:
         if plan.world_size > 1:
             values[VARIABLE] = self.lifecycle.handover().text()
         try:
-            with self.lifecycle.under_way(), environment(values):  # what the workers that this may start will read
+            with (
+                self._parts_of_samples,
+                self.lifecycle.under_way(),
+                environment(values),
+            ):  # what the workers that this may start will read
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()
@@ -110,6 +118,11 @@ class Attachment:
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
         return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
+
+    def _build_dataset(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        dataset = wrapped(*args, **kwargs)
+        self.lifecycle.attempt(lambda: self._parts_of_samples.of(dataset, Called(wrapped, args, kwargs)), Samples)
+        return dataset
 
     def _val_batch(self, call: Called) -> Called:
         if call["mode"] == "val":

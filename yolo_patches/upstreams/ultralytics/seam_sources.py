@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from yolo_patches.activation import activation
+from yolo_patches.loading_seams import Samples
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
     Arguments,
@@ -34,6 +35,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "train": (),
     "run_callbacks": ("event",),
     "get_dataloader": ("dataset_path", "batch_size", "mode"),
+    "build_dataset": ("img_path", "mode"),
     "build_optimizer": ("model", "name", "lr", "decay", "iterations"),
     "optimizer_step": (),
     "preprocess_batch": ("batch",),
@@ -67,6 +69,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Deferral: ("validate", "final_eval", "save_metrics", "label_loss_items"),
     Save: ("save_model",),
     Loading: (),
+    Samples: ("build_dataset",),
     StackGap: (),
 }
 #: The arguments that patches at a seam read.
