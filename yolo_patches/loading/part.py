@@ -23,17 +23,25 @@ class Ledger:
     def __init__(self, names: Sequence[str]) -> None:
         import torch
 
-        self.names = list(names)
-        self.counts: Any = torch.zeros((len(names), 4), dtype=torch.int64)
-        self.counts.share_memory_()  # type: ignore[no-untyped-call]
+        self.names = {name: row for row, name in enumerate(names)}
+        self._memory = torch.zeros((len(names), 4), dtype=torch.int64)
+        self._memory.share_memory_()  # type: ignore[no-untyped-call]
+        self.counts = self._memory.numpy()  # the same memory, without the cost of a tensor's operations
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"names": self.names, "_memory": self._memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.counts = self._memory.numpy()
 
     def count(self, name: str, column: int) -> None:
         """Add one; two workers that do so at once may count as one."""
-        self.counts[self.names.index(name), column] += 1
+        self.counts[self.names[name], column] += 1
 
     def has(self, name: str, column: int) -> bool:
         """Return whether anything has been counted."""
-        return bool(self.counts[self.names.index(name), column])
+        return bool(self.counts[self.names[name], column])
 
     def switch(self, on: bool) -> None:
         """Have all parts done by ours where they can, or by upstream's, in all processes."""
@@ -96,7 +104,8 @@ class Part:
 
 def alike(one: Any, other: Any) -> bool:
     """Return whether two results are the same: types of numbers, shapes and bits."""
-    if isinstance(one, (list, tuple)):
-        return isinstance(other, (list, tuple)) and len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, (list, tuple)) or isinstance(other, (list, tuple)):
+        both = isinstance(one, (list, tuple)) and isinstance(other, (list, tuple))
+        return both and len(one) == len(other) and all(map(alike, one, other))
     ours, theirs = np.asarray(one), np.asarray(other)
     return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()

@@ -14,7 +14,6 @@ from yolo_patches.selection import Option
 
 #: Part -> what is done to less cost, in words.
 PARTS = {
-    "colours": "hue, saturation and value by rows",
     "planes": "channels and flips in one pass",
     "blend": "mixup by rows",
     "polygons": "polygons on kept grids",
@@ -76,14 +75,13 @@ class FastLoad(Patch):
         return True
 
     def _samples(self, seam: Samples) -> Decision:
-        from yolo_patches.loading import blend, colours, masks, planes, polygons
+        from yolo_patches.loading import blend, masks, planes, polygons
         from yolo_patches.loading.part import Ledger
 
         self._seam = seam
         if not seam.known:
             return Decision("inert", "this training set is none of upstream's, or has nothing that we know")
         ways: dict[str, Any] = {
-            "colours": colours.WAYS,
             "planes": planes.WAYS,
             "blend": blend.WAYS,
             "polygons": polygons.WAYS,

@@ -32,8 +32,7 @@ def read(dataset: Any) -> TrainSet | None:
 
 
 def _values(transform: Any) -> Iterator[tuple[str, Any]]:
-    for placed in getattr(transform, "transforms", None) or ():
-        part = getattr(placed, "upstreams", placed)  # what stands in for a transform of upstream's
+    for part in getattr(transform, "transforms", None) or ():
         kind = type(part).__name__
         if kind == "RandomFlip":
             yield FLIPS.get(part.direction, part.direction), part.p

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from functools import partial, wraps
 from importlib import import_module
 from typing import Any
@@ -23,7 +22,7 @@ from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 from yolo_patches.wrapping import instead
 
 #: Part -> the class of upstream's transform that has it.
-TRANSFORMS = {"colours": "RandomHSV", "planes": "Format", "blend": "MixUp"}
+TRANSFORMS = {"planes": "Format", "blend": "MixUp"}
 #: Part -> upstream's function, and the modules that call it by name.
 FUNCTIONS = {
     "polygons": ("resample_segments", ("ultralytics.data.dataset", "ultralytics.utils.instance")),
@@ -98,27 +97,20 @@ class InPlace:
 
     def _transform(self, transforms: Any) -> None:
         """Put the parts into a pipeline of transforms."""
-        for chain in _chains(transforms):
-            for place, one in enumerate(chain):
-                if not _is_known(one):
-                    continue
+        for one in _transforms(transforms):
+            if _is_known(one):
                 kind = type(one).__name__
-                if kind == TRANSFORMS["colours"] and "colours" in self._parts:
-                    chain[place] = Colours(one, self._parts["colours"])
-                    _settle_colours(one, self._parts["colours"])
-                elif kind == TRANSFORMS["planes"] and "planes" in self._parts:
+                if kind == TRANSFORMS["planes"] and "planes" in self._parts:
                     one._format_img = Planes(one, self._parts["planes"])
                 elif kind == TRANSFORMS["blend"] and "blend" in self._parts:
                     method = "apply_image" if hasattr(one, "apply_image") else "_mix_transform"
                     setattr(one, method, Blend(one, method, self._parts["blend"]))
 
     def _take_back(self, transforms: Any) -> None:
-        for chain in _chains(transforms):
-            for place, one in enumerate(chain):
-                chain[place] = getattr(one, "upstreams", one)
-                for name in ("_format_img", "apply_image", "_mix_transform"):
-                    if isinstance(vars(chain[place]).get(name), (Planes, Blend)):
-                        delattr(chain[place], name)
+        for one in _transforms(transforms):
+            for name in ("_format_img", "apply_image", "_mix_transform"):
+                if isinstance(vars(one).get(name), (Planes, Blend)):
+                    delattr(one, name)
 
 
 class Rebuilt:
@@ -141,39 +133,6 @@ class Rebuilt:
         except Exception:  # what stands in is complete in itself: what is not in place is upstream's
             return transforms
         return transforms
-
-
-class Colours:
-    """Upstream's transform of colours, with our operation on the pixels.
-
-    Args:
-        upstreams: The transform.
-        part: Does the work.
-    """
-
-    def __init__(self, upstreams: Any, part: Part) -> None:
-        self.upstreams = upstreams
-        self._part = part
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "upstreams":  # while it is being unpickled
-            raise AttributeError(name)
-        return getattr(self.upstreams, name)
-
-    def __call__(self, labels: Any) -> Any:
-        """Change the colours of `labels["img"]`."""
-        theirs, image = self.upstreams, labels["img"]
-        gains = theirs.hgain, theirs.sgain, theirs.vgain
-        if not any(gains) or image.shape[-1] != 3:
-            return theirs(labels)
-        before = np.random.get_state()
-
-        def upstream(image: Any, *_: Any) -> Any:
-            np.random.set_state(before)
-            return theirs({**labels, "img": image.copy()})["img"]
-
-        labels["img"] = self._part(upstream, image, np.random.uniform(-1, 1, 3), gains)
-        return labels
 
 
 class Planes:
@@ -244,19 +203,6 @@ class Blend:
             labels = whole(labels)
         labels["img"] = blended
         return labels
-
-
-def _settle_colours(theirs: Any, part: Part) -> None:
-    """Find the way of this release where it can be told from the others: with large gains."""
-    strong = copy(theirs)
-    strong.hgain = strong.sgain = strong.vgain = 0.5
-    before = np.random.get_state()
-    try:
-        for seed in range(COMPARED):
-            np.random.seed(seed)
-            Colours(strong, part)({"img": np.random.randint(0, 256, (16, 16, 3), np.uint8)})
-    finally:
-        np.random.set_state(before)
 
 
 def _settle_polygons(ours: Callable[..., Any]) -> None:
