@@ -26,9 +26,10 @@ def overlapping(size: Any, segments: Any, ratio: int) -> Any:
         The mask [H / ratio, W / ratio], n for the n-th largest polygon, from 1, and the order; None where these are
         none that can be drawn alone.
     """
-    if not _plain(size, segments, ratio) or len(segments) > MOST:
+    places = _places(size, segments, ratio) if len(segments) <= MOST else None
+    if places is None:
         return None
-    drawn = list(_drawn(size, segments, ratio))
+    drawn = list(_drawn(segments, ratio, places))
     areas = np.array([cv2.countNonZero(mask) for _, mask in drawn], np.uint64)
     order = np.argsort(-areas)
     result = np.zeros((size[0] // ratio, size[1] // ratio), np.uint8)
@@ -40,10 +41,11 @@ def overlapping(size: Any, segments: Any, ratio: int) -> Any:
 
 def separate(size: Any, segments: Any, ratio: int) -> Any:
     """Draw each polygon on a mask of its own, [n, H / ratio, W / ratio]; see `overlapping`."""
-    if not _plain(size, segments, ratio):
+    places = _places(size, segments, ratio)
+    if places is None:
         return None
     result = np.zeros((len(segments), size[0] // ratio, size[1] // ratio), np.uint8)
-    for one, (where, mask) in zip(result, _drawn(size, segments, ratio)):
+    for one, (where, mask) in zip(result, _drawn(segments, ratio, places)):
         one[where] = mask
     return result
 
@@ -53,30 +55,33 @@ OVERLAPPING = (overlapping,)
 SEPARATE = (separate,)
 
 
-def _plain(size: Any, segments: Any, ratio: int) -> bool:
-    height, width = size
-    return (
-        ratio in RATIOS
-        and not height % ratio
-        and not width % ratio
-        and isinstance(segments, np.ndarray)
-        and segments.ndim == 3
-        and bool(segments.size)
-        and bool((segments >= 0).all() and (segments <= (width, height)).all())
-    )
+def _places(size: Any, segments: Any, ratio: int) -> list[tuple[int, int, int, int]] | None:
+    """Return where each polygon lies on the smaller mask: left, top, right, bottom.
 
-
-def _drawn(size: Any, segments: Any, ratio: int) -> Iterator[tuple[tuple[slice, slice], Any]]:
-    """Yield of each polygon where its part of the mask lies, and the part.
-
-    The part begins and ends at whole pixels of the smaller mask, and ends with the image at the latest: lines are cut
+    A place begins and ends at whole pixels of the smaller mask, and ends with the image at the latest: lines are cut
     off there as they are in the whole image.
     """
     height, width = size
-    corners = segments.astype(np.int32)
-    low = np.minimum(corners.min(1), (width - 1, height - 1)) // ratio
-    high = np.minimum(corners.max(1) // ratio + 1, (width // ratio, height // ratio))
-    for points, (left, top), (right, bottom) in zip(corners, low.tolist(), high.tolist()):
+    known = isinstance(segments, np.ndarray) and segments.ndim == 3 and segments.size
+    if not known or ratio not in RATIOS or height % ratio or width % ratio:
+        return None
+    ends = []
+    for axis, side in ((0, width), (1, height)):
+        values = np.ascontiguousarray(segments[..., axis])  # NumPy is several times as fast along such rows
+        low, high = values.min(1), values.max(1)
+        if not ((low >= 0).all() and (high <= side).all()):  # not a number is neither
+            return None
+        first = np.minimum(low.astype(np.int32), side - 1) // ratio
+        ends += [first.tolist(), np.minimum(high.astype(np.int32) // ratio + 1, side // ratio).tolist()]
+    left, right, top, bottom = ends
+    return list(zip(left, top, right, bottom))
+
+
+def _drawn(
+    segments: Any, ratio: int, places: list[tuple[int, int, int, int]]
+) -> Iterator[tuple[tuple[slice, slice], Any]]:
+    """Yield of each polygon its place on the smaller mask, and what is drawn there."""
+    for points, (left, top, right, bottom) in zip(segments.astype(np.int32), places):
         part = np.zeros(((bottom - top) * ratio, (right - left) * ratio), np.uint8)
         cv2.fillPoly(part, points[None], color=1, offset=(-left * ratio, -top * ratio))
         yield (slice(top, bottom), slice(left, right)), cv2.resize(part, (right - left, bottom - top))
