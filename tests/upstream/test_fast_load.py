@@ -14,8 +14,8 @@ SAMPLES = ROOT / "benchmarks" / "loading.py"
 SAME = ("weights", "random", "fitness", "results", "best", "last")
 #: Case of the benchmark -> the parts that must have stood in.
 STOOD_IN = {
-    "segment": {"planes", "blend", "polygons", "masks"},
-    "separate masks": {"planes", "blend", "polygons", "separate masks"},
+    "segment": {"planes", "polygons", "masks"},
+    "separate masks": {"planes", "polygons", "separate masks"},
     "pose": {"planes"},
     "obb": {"planes", "polygons"},
     "rect": {"planes"},

@@ -21,7 +21,6 @@ from yolo_patches.activation import ENVIRONMENT, activation, environment
 from yolo_patches.agreement import told
 from yolo_patches.handover import VARIABLE
 from yolo_patches.lifecycle import Lifecycle
-from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     EpochLosses,
@@ -86,6 +85,7 @@ class Attachment:
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
         self._parts_of_samples = SampleParts(lifecycle)
+        self._build_dataset = self._parts_of_samples.build_dataset
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -118,11 +118,6 @@ class Attachment:
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
         return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
-
-    def _build_dataset(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-        dataset = wrapped(*args, **kwargs)
-        self.lifecycle.attempt(lambda: self._parts_of_samples.of(dataset, Called(wrapped, args, kwargs)), Samples)
-        return dataset
 
     def _val_batch(self, call: Called) -> Called:
         if call["mode"] == "val":

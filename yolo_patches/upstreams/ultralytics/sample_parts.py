@@ -32,6 +32,12 @@ class SampleParts:
         self._functions = False
         self._stack.close()
 
+    def build_dataset(self, wrapped: Any, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Build a data set as upstream does, and let patches replace its parts."""
+        dataset = wrapped(*args, **kwargs)
+        self._lifecycle.attempt(lambda: self.of(dataset, Call(wrapped, args, kwargs)), Samples)
+        return dataset
+
     def of(self, dataset: Any, call: Call) -> None:
         """Let patches replace parts of a data set that has just been built.
 
