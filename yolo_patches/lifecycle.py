@@ -30,6 +30,7 @@ from yolo_patches.agreement import RanksDisagreeError, exchange
 from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Facts
 from yolo_patches.handover import Handover
+from yolo_patches.loading_seams import Samples
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Decision, Entry, Plan
 from yolo_patches.seams import Act, Arguments, Live, Seam, StackGap
@@ -40,7 +41,7 @@ S = TypeVar("S", bound=Seam)
 T = TypeVar("T")
 
 #: Seams at which a rank may go on as upstream without the others: nothing that ranks share comes of them.
-ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation, Judged, Deferral)
+ALONE: tuple[type[Seam], ...] = (StackGap, Evaluation, Judged, Deferral, Samples)
 
 
 def consult(selection: Selection, seam: S) -> S:

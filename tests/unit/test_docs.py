@@ -64,10 +64,10 @@ def test_the_adapter_trains(python, tmp_path):
 
 
 def test_the_table_of_seams_is_complete():
-    from yolo_patches import memory_seams, seams, validation_seams
+    from yolo_patches import loading_seams, memory_seams, seams, validation_seams
 
     assert memory_seams.MicroStep in seams.Act.__subclasses__()
-    assert validation_seams.Evaluation in seams.Seam.__subclasses__()
+    assert {validation_seams.Evaluation, loading_seams.Samples} <= set(seams.Seam.__subclasses__())
 
     page = (ROOT / "docs" / "architecture.md").read_text()
     kinds = {cls.__name__ for base in (seams.Seam, seams.Act) for cls in base.__subclasses__()} - {"Act"}

@@ -25,7 +25,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from validation import Crowd
 
-PARTS = ("kept_batches", "matching", "scaled_images", "suppression")
+PARTS = {
+    "validation": ("kept_batches", "matching", "scaled_images", "suppression"),
+    "loading": ("blend", "masks", "planes", "polygons"),
+}
 
 
 def digest(model):
@@ -37,7 +40,8 @@ def train(arguments):
     from ultralytics import YOLO
 
     wrong = arguments.pop("wrong", "")
-    parts = {name: import_module(f"yolo_patches.validation.{name}") for name in PARTS} if wrong else {}
+    packages = PARTS.items() if wrong else ()
+    parts = {name: import_module(f"yolo_patches.{package}.{name}") for package, names in packages for name in names}
     exec(wrong, {"torch": torch, **parts})
 
     seen = {"weights": [], "random": [], "fitness": [], "events": [], "maps": [], "best": []}

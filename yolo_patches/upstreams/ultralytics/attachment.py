@@ -40,6 +40,7 @@ from yolo_patches.upstreams.ultralytics.late_validations import LateValidations
 from yolo_patches.upstreams.ultralytics.live_objects import LiveObjects
 from yolo_patches.upstreams.ultralytics.memory import Memory
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
+from yolo_patches.upstreams.ultralytics.sample_parts import SampleParts
 from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
 from yolo_patches.validation_seams import Evaluation, Judged
 from yolo_patches.wrapping import Call as Called
@@ -54,6 +55,7 @@ METHODS = (
     "train",
     "run_callbacks",
     "get_dataloader",
+    "build_dataset",
     "set_model_attributes",
     "preprocess_batch",
     "validate",
@@ -84,6 +86,8 @@ class Attachment:
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
         self._memory = Memory(trainer, lifecycle)
+        self._parts_of_samples = SampleParts(lifecycle)
+        self._build_dataset = self._parts_of_samples.build_dataset
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -104,7 +108,11 @@ class Attachment:
         if plan.world_size > 1:
             values[VARIABLE] = self.lifecycle.handover().text()
         try:
-            with self.lifecycle.under_way(), environment(values):  # what the workers that this may start will read
+            with (
+                self._parts_of_samples,
+                self.lifecycle.under_way(),
+                environment(values),
+            ):  # what the workers that this may start will read
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()

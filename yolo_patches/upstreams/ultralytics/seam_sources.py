@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from yolo_patches.activation import activation
+from yolo_patches.loading_seams import Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
@@ -36,6 +37,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "train": (),
     "run_callbacks": ("event",),
     "get_dataloader": ("dataset_path", "batch_size", "mode"),
+    "build_dataset": ("img_path", "mode"),
     "build_optimizer": ("model", "name", "lr", "decay", "iterations"),
     "optimizer_step": (),
     "preprocess_batch": ("batch",),
@@ -74,6 +76,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Preparation: ("preprocess_batch",),
     MicroStep: ("preprocess_batch", *OPTIMIZER),
     Prediction: ("validate", "final_eval"),
+    Samples: ("build_dataset",),
     StackGap: (),
 }
 #: The arguments that patches at a seam read.

@@ -1,0 +1,219 @@
+"""What a training sample costs, upstream against fast-load, and whether both are the same.
+
+    python benchmarks/loading.py [--images 120] [--samples 60] [--rounds 5]   # CPU ms a sample, one core
+    python benchmarks/loading.py --compare 2000 [--cases segment,pose]        # every byte of that many samples a case
+    python benchmarks/loading.py --starved [--batches 60]                     # 2 workers, 5 ms a batch of 16
+
+Ultralytics is the installed one, or the one first in PYTHONPATH. Both arms are in one process and take turns; the
+figures are medians of the rounds, in milliseconds of the process's CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_PATCHES", "none")
+
+import cv2
+import numpy as np
+import photographs
+import torch
+
+from yolo_patches.loading.part import alike
+from yolo_patches.loading_seams import Samples
+from yolo_patches.patches.fast_load import FastLoad
+
+RECIPE = {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.3}
+#: Case -> images, labels, task, arguments.
+CASES: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
+    "boxes": (photographs.SMALL, "boxes", "detect", {}),
+    "mixed sizes": (photographs.MIXED, "boxes", "detect", {}),
+    "polygons": (photographs.SMALL, "polygons", "detect", {}),
+    "segment": (photographs.SMALL, "polygons", "segment", RECIPE),
+    "separate masks": (photographs.SMALL, "polygons", "segment", {**RECIPE, "overlap_mask": False}),
+    "pose": (photographs.SMALL, "keypoints", "pose", {"flipud": 0.5, "degrees": 10.0}),
+    "obb": (photographs.SMALL, "corners", "obb", {"degrees": 90.0}),
+    "closed": (photographs.SMALL, "boxes", "detect", {"mosaic": 0.0}),
+    "rect": (photographs.MIXED, "boxes", "detect", {"rect": True}),
+    "ram": (photographs.MIXED, "boxes", "detect", {"cache": "ram"}),
+    "disk": (photographs.SMALL, "boxes", "detect", {"cache": "disk"}),
+    "single class": (photographs.SMALL, "polygons", "segment", {"single_cls": True, "mixup": 0.5}),
+}
+TIMED = ("boxes", "mixed sizes", "polygons", "segment", "closed", "ram")
+
+
+def dataset(data: Path, task: str, arguments: dict[str, Any], imgsz: int) -> Any:
+    """Return upstream's training set."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data import build_yolo_dataset
+    from ultralytics.data.utils import check_det_dataset
+
+    args = get_cfg(overrides={"task": task, "imgsz": imgsz, **arguments})
+    found = check_det_dataset(str(data))
+    return build_yolo_dataset(args, found["train"], 16, found, mode="train", rect=args.rect, stride=32)
+
+
+@contextmanager
+def fast(data: Any) -> Iterator[Samples]:
+    """Have our parts in a data set."""
+    from yolo_patches.upstreams.ultralytics import samples
+
+    seam = samples.samples(data)
+    FastLoad().handlers()[Samples](seam)
+    placed = samples.InPlace(data, seam)
+    with ExitStack() as stack:
+        placed.functions(stack)
+        seam.trouble = placed.probe(data)
+        yield seam
+
+
+def seeded(seed: int) -> None:
+    """Begin with the same random numbers in both arms."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def contents(sample: Any) -> list[Any]:
+    """Return a sample's values in an order, and what the generators have come to."""
+    values = [
+        [name, value.numpy() if isinstance(value, torch.Tensor) else repr(value)] for name, value in sample.items()
+    ]
+    return [*values, random.random(), float(np.random.random())]
+
+
+def compare(theirs: Any, ours: Any, samples: int) -> dict[str, Any]:
+    """Return how many samples were equal in every byte, and how often each part stood in."""
+    different = []
+    with fast(ours) as seam:
+        pass
+    for index in range(samples):
+        made = []
+        for arm in (theirs, ours):
+            seeded(index)
+            with fast_functions(ours) if arm is ours else nullcontext():
+                made.append(contents(arm[index % len(arm)]))
+        if not alike(*made):
+            what = [
+                str(one[0] if isinstance(one, list) else "random numbers")
+                for one, two in zip(*made)
+                if not alike(one, two)
+            ]
+            different.append([index, *what])
+    return {
+        "samples": samples,
+        "different": different[:10],
+        "trouble": [*seam.ledger.trouble(), *([seam.trouble] if seam.trouble else [])],
+        "stood in": dict(zip(seam.ledger.names, seam.ledger.counts[:, 0].tolist())),
+    }
+
+
+@contextmanager
+def fast_functions(data: Any) -> Iterator[None]:
+    """Have upstream's functions replaced for one sample."""
+    with ExitStack() as stack:
+        data.build_transforms._transform.__self__.functions(stack)
+        yield
+
+
+def timed(arm: Any, samples: int, start: int) -> float:
+    """Return CPU milliseconds a sample."""
+    begun = time.process_time()
+    for index in range(start, start + samples):
+        arm[index % len(arm)]
+    return (time.process_time() - begun) / samples * 1e3
+
+
+def measure(theirs: Any, ours: Any, samples: int, rounds: int) -> dict[str, float]:
+    """Return medians of both arms, which take turns, and their ratio."""
+    with fast(ours):
+        pass
+    spent: dict[str, list[float]] = {"upstream": [], "exact": []}
+    for turn in range(rounds + 1):
+        for name, arm in (("upstream", theirs), ("exact", ours)):
+            seeded(turn)
+            with fast_functions(ours) if arm is ours else nullcontext():
+                spent[name].append(timed(arm, samples, turn * samples))
+    medians = {name: statistics.median(values[1:]) for name, values in spent.items()}
+    return {**medians, "ratio": medians["upstream"] / medians["exact"]}
+
+
+def starved(theirs: Any, ours: Any, batches: int) -> dict[str, float]:
+    """Return images a second of a consumer that needs 5 ms a batch and has two workers."""
+    from ultralytics.data import build_dataloader
+
+    spent: dict[str, list[float]] = {"upstream": [], "exact": []}
+    with fast(ours):
+        pass
+    for _ in range(3):
+        for name, arm in (("upstream", theirs), ("exact", ours)):
+            with fast_functions(ours) if arm is ours else nullcontext():
+                loader = build_dataloader(arm, 16, 2, shuffle=True)
+                batch = iter(loader)
+                for _ in range(4):
+                    next(batch)
+                begun = time.perf_counter()
+                for _ in range(batches):
+                    try:
+                        next(batch)
+                    except StopIteration:
+                        batch = iter(loader)
+                        next(batch)
+                    time.sleep(0.005)
+                spent[name].append(16 * batches / (time.perf_counter() - begun))
+                del batch, loader
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    return {**medians, "ratio": medians["exact"] / medians["upstream"]}
+
+
+def main() -> None:
+    """Print one line of JSON a case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--samples", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--compare", type=int, default=0)
+    parser.add_argument("--starved", action="store_true")
+    parser.add_argument("--cases", default="")
+    args = parser.parse_args()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    import ultralytics
+
+    print(json.dumps({
+        "ultralytics": ultralytics.__version__, "opencv": cv2.__version__, "numpy": np.__version__,
+        "machine": platform.machine(), "cores": os.cpu_count(),
+    }))  # fmt: skip
+    names = args.cases.split(",") if args.cases else (CASES if args.compare else ("boxes",) if args.starved else TIMED)
+    with tempfile.TemporaryDirectory() as folder:
+        made: dict[Any, Path] = {}
+        for name in names:
+            sizes, labels, task, arguments = CASES[name]
+            key = labels, sizes
+            if key not in made:
+                made[key] = photographs.make(Path(folder) / str(len(made)), args.images, sizes, labels)
+            theirs, ours = (dataset(made[key], task, arguments, args.imgsz) for _ in range(2))
+            if args.compare:
+                found: dict[str, Any] = compare(theirs, ours, args.compare)
+            elif args.starved:
+                found = starved(theirs, ours, args.batches)
+            else:
+                found = measure(theirs, ours, args.samples, args.rounds)
+            print(json.dumps({"case": name, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Polygons with a given number of points: where the points lie is computed once for every number of corners."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+
+def with_corners(segments: Any, points: int) -> Any:
+    """Resample polygons as releases since 8.3.80 or so do: their corners are among the points.
+
+    Args:
+        segments: Polygons, each [corners, 2].
+        points: How many are wanted.
+
+    Returns:
+        Polygons, each [points, 2]; None where these are none that can be resampled.
+    """
+    if not _plain(segments):
+        return None
+    return [one if len(one) == points else _resampled(one, *_grid(len(one) + 1, points)) for one in segments]
+
+
+def evenly(segments: Any, points: int) -> Any:
+    """Resample polygons as older releases do, evenly along the corners' numbers; see `with_corners`."""
+    if not _plain(segments):
+        return None
+    return [_resampled(one, *_even_grid(len(one) + 1, points)) for one in segments]
+
+
+#: The ways of all releases.
+WAYS = (with_corners, evenly)
+
+
+def _plain(segments: Any) -> bool:
+    return bool(len(segments)) and all(
+        isinstance(one, np.ndarray) and one.ndim == 2 and one.shape[1] == 2 and len(one) for one in segments
+    )
+
+
+@lru_cache(maxsize=4096)
+def _even_grid(corners: int, points: int) -> tuple[Any, Any]:
+    return np.linspace(0, corners - 1, points), np.arange(corners)
+
+
+@lru_cache(maxsize=4096)
+def _grid(corners: int, points: int) -> tuple[Any, Any]:
+    if corners >= points:
+        return _even_grid(corners, points)
+    places, numbers = _even_grid(corners, points - corners)
+    return np.insert(places, np.searchsorted(places, numbers), numbers), numbers
+
+
+def _resampled(segment: Any, places: Any, numbers: Any) -> Any:
+    closed = np.concatenate((segment, segment[:1]))
+    result = np.empty((2, len(places)), np.float32)
+    for axis in range(2):
+        result[axis] = np.interp(places, numbers, closed[:, axis])
+    return result.T

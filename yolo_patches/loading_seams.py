@@ -1,0 +1,33 @@
+"""Seams of what makes the samples of a training; see `yolo_patches.seams`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from yolo_patches.seams import Seam
+
+
+@dataclass
+class Samples(Seam):
+    """A training data set stands, and no loader has been made of it.
+
+    Each part is known to upstream or is not: where it is not, ways for it have no effect. A way is a function with the
+    results of upstream's, to the last bit; the adapter compares the first calls, in every process that makes samples,
+    and draws the same random numbers whoever does the work.
+
+    Attributes:
+        known: The parts that this data set has: "planes" (image [H, W, 3], whether its channels are swapped) ->
+            [3, H, W]; "blend" (image, image, share of the first) -> image; "polygons" (segments, points) -> segments;
+            "masks" (size, segments, ratio) -> mask and order; "separate masks" (size, segments, ratio) -> masks. All
+            NumPy's.
+        ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
+        ledger: What becomes of the parts, in memory that all processes share; a patch sets it.
+        trouble: Why the data set as a whole is upstream's, when it has been probed; empty where it is not.
+    """
+
+    known: frozenset[str] = frozenset()
+    ways: dict[str, Sequence[Callable[..., Any]]] = field(default_factory=dict)
+    ledger: Any = None
+    trouble: str = ""

@@ -1,0 +1,96 @@
+"""fast-load: more training samples from the same cores, the same to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from yolo_patches.facts import Facts
+from yolo_patches.loading_seams import Samples
+from yolo_patches.patch import Patch, Phase
+from yolo_patches.plan import Change, Decision
+from yolo_patches.seams import Live, Seam
+from yolo_patches.selection import Option
+
+#: Part -> what is done to less cost, in words.
+PARTS = {
+    "planes": "channels and flips in one pass",
+    "blend": "mixup by rows",
+    "polygons": "polygons on kept grids",
+    "masks": "masks where their objects are",
+    "separate masks": "masks where their objects are",
+}
+
+
+class FastLoad(Patch):
+    """Make training samples with less work, and the same pixels, labels and random numbers.
+
+    Upstream's own code goes on making the decisions and the labels; the operations on pixels and polygons that cost
+    most are ours where they have the same results. A few samples of the training set are made both ways before the
+    first step, and the first calls of each part in each process; a part that differs, or fails, is upstream's.
+    """
+
+    name: ClassVar[str] = "fast-load"
+    summary: ClassVar[str] = "the same training samples from fewer cores"
+    source: ClassVar[str] = "https://github.com/ultralytics/ultralytics/issues/9843"
+    default: ClassVar[bool] = False
+    phase: ClassVar[Phase] = Phase.COMPUTE
+    options: ClassVar[Mapping[str, Option]] = {
+        "level": Option(str, "exact: every pixel and label is upstream's", default="exact", choices=("exact",)),
+    }
+    needs: ClassVar[tuple[type[Seam], ...]] = (Samples,)
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._ledgers: list[Any] = []
+        self._seam: Samples | None = None
+
+    def decide(self, facts: Facts) -> Decision:
+        """Act on every training set of which anything is known."""
+        change = Change("samples", "made by upstream's operations", "the same, with less work")
+        return Decision(
+            "active", "the parts that cost most are done with less work where the results are the same", (change,)
+        )
+
+    def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
+        """Have ways for the parts of each training set."""
+        return {Samples: self._samples}
+
+    def verify(self, live: Live) -> bool | None:
+        """Return whether every part has had upstream's results, and any has stood in."""
+        from yolo_patches.loading.part import CALLS
+
+        if self._seam is None or not self._seam.ways:
+            return None
+        trouble = sorted({line for ledger in self._ledgers for line in ledger.trouble()})
+        trouble += [self._seam.trouble] if self._seam.trouble else []
+        self.trouble = f"{'; '.join(trouble)}, and is upstream's" if trouble else ""
+        stood_in = any(bool(ledger.counts[:, CALLS].any()) for ledger in self._ledgers)
+        return False if trouble else (True if stood_in else None)
+
+    def undo(self) -> bool:
+        """Have everything done by upstream again, in all processes."""
+        for ledger in self._ledgers:
+            ledger.switch(False)
+        return True
+
+    def _samples(self, seam: Samples) -> Decision:
+        from yolo_patches.loading import blend, masks, planes, polygons
+        from yolo_patches.loading.part import Ledger
+
+        self._seam = seam
+        if not seam.known:
+            return Decision("inert", "this training set is none of upstream's, or has nothing that we know")
+        ways: dict[str, Any] = {
+            "planes": planes.WAYS,
+            "blend": blend.WAYS,
+            "polygons": polygons.WAYS,
+            "masks": masks.OVERLAPPING,
+            "separate masks": masks.SEPARATE,
+        }
+        seam.ways = {name: way for name, way in ways.items() if name in seam.known}
+        seam.ledger = Ledger(list(seam.ways))
+        self._ledgers.append(seam.ledger)
+        change = Change("samples", "made by upstream's operations", "the same, with less work")
+        done = ", ".join(dict.fromkeys(words for name, words in PARTS.items() if name in seam.ways))
+        return Decision("active", f"the same samples with less work: {done}", (change,))
