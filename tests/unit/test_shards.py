@@ -85,6 +85,22 @@ def test_every_rank_divides_by_its_share_of_what_one_process_divides_by(total):
             assert quotient.tolist() == pytest.approx((terms / expected).tolist()), name
 
 
+@pytest.mark.parametrize("total", [5.0, 0.5])
+def test_a_dispatch_mode_sees_the_same_gradient(total):
+    """FlopCounterMode and its like call the kernels of the backward pass with the sum that was saved for it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def gradient():
+        loss = torch.tensor([3.0], requires_grad=True)
+        part = Shard.of(torch.tensor([total / 4, total / 4]), Whole(torch.tensor(total), 3))
+        (loss.sum() / part.sum().clamp(min=1.0)).backward()
+        return float(loss.grad)
+
+    plain = gradient()
+    with FlopCounterMode(display=False):
+        assert gradient() == plain
+
+
 def test_in_place_division():
     loss = torch.tensor([6.0, 3.0])
     loss /= shard(80.0).sum()

@@ -119,6 +119,8 @@ class ShardSum(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if _is_kernel(func):
+            return _plainly(func, args, kwargs or {})
         name, kwargs = _name(func), kwargs or {}
         first = args[0] if args and isinstance(args[0], ShardSum) else None
         sums = [value for value in args if isinstance(value, ShardSum)]
@@ -250,6 +252,8 @@ class Shard(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if _is_kernel(func):
+            return _plainly(func, args, kwargs or {})
         name, kwargs = _name(func), kwargs or {}
         part = args[0] if args else kwargs.get("input")
         result = _plainly(func, args, kwargs)
@@ -268,6 +272,14 @@ class Shard(Tensor):
 def _plainly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call a function of torch as if no argument were of a class of ours."""
     return torch._C._disabled_torch_function_impl(function, (), tuple(args), dict(kwargs))
+
+
+def _is_kernel(function: Callable[..., Any]) -> bool:
+    """Return whether this is torch's own, below autograd: what a loss has asked for is answered by then.
+
+    A dispatch mode, such as torch's FlopCounterMode, calls the kernels of the backward pass with what was saved for it.
+    """
+    return isinstance(function, torch._ops.OpOverload)
 
 
 def _name(function: Callable[..., Any]) -> str:
