@@ -33,7 +33,8 @@ from yolo_patches.handover import Handover
 from yolo_patches.loading_seams import Samples
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Decision, Entry, Plan
-from yolo_patches.seams import Act, Arguments, Live, Seam, StackGap
+from yolo_patches.proceeding import Proceed
+from yolo_patches.seams import NO_PLACE, Act, Arguments, Live, Seam, StackGap
 from yolo_patches.selection import Selection
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
@@ -100,11 +101,14 @@ class Lifecycle:
             patch = cls(**options)
             decision = Decision("inert", "not decided yet")
             lacking = [f"{seam.__name__}: {missing[seam]}" for seam in cls.needs if seam in missing]
+            nowhere = all(missing.get(seam) in (None, NO_PLACE) for seam in cls.needs)
             outside = inherited.stepped_aside(name) if inherited else None
             if outside is not None:
                 decision = outside
             elif lacking and patch.values["strict"]:
                 raise PatchesError(f"{name}: unavailable with {upstream} {version} ({'; '.join(lacking)})")
+            elif lacking and nowhere and not selection.names(name):
+                decision = Decision("inert", "; ".join(lacking))
             elif lacking:
                 decision = Decision("unavailable", "; ".join(lacking))
                 self._lacking[name] = patch
@@ -224,7 +228,7 @@ class Lifecycle:
         def call() -> Any:
             if name not in self._patches:  # dropped since
                 return inner()
-            proceed = _Proceed(inner)
+            proceed = Proceed(inner)
             try:
                 return handler(act, proceed)
             except Exception as error:
@@ -387,26 +391,6 @@ class Lifecycle:
         except Exception as error:
             self.tell(f"{name} could not be taken back: {_words(error)}")
             return False
-
-
-class _Proceed:
-    """What a patch calls to let the act happen; it remembers whether it has, so that nothing happens twice."""
-
-    def __init__(self, inner: Callable[[], Any]) -> None:
-        self._inner = inner
-        self.calls = 0
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def __call__(self) -> Any:
-        self.calls += 1
-        self.error = None
-        try:
-            self.result = self._inner()
-        except BaseException as error:
-            self.error = error
-            raise
-        return self.result
 
 
 def _words(error: BaseException) -> str:

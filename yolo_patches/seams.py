@@ -16,6 +16,10 @@ from typing import Any, ClassVar
 
 from yolo_patches.facts import Facts
 
+#: Why an upstream lacks a seam in all of its releases. Whoever has selected a patch by its name is told that it needs
+#: it; for whoever has selected `all`, it has nothing to do there.
+NO_PLACE = "this upstream has no place for it"
+
 
 class Seam:
     """Base of every seam; a subclass carries the values that a patch may read or change."""

@@ -107,6 +107,10 @@ class Selection:
     text: str
     chosen: Mapping[str, Mapping[str, Any]]
 
+    def names(self, name: str) -> bool:
+        """Return whether a patch was asked for by its own name, and not only through a group."""
+        return any(item.partition(":")[0].strip() == name for item in self.text.split(","))
+
 
 #: Exactly upstream.
 NONE = Selection("none", {})

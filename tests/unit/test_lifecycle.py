@@ -451,3 +451,18 @@ def test_acts_say_whether_they_may_be_repeated():
 
     repeatable = {act for act in Act.__subclasses__() if act.repeatable}
     assert repeatable == {Validation, Save, Preparation, MicroStep, Prediction}
+
+
+def test_what_an_upstream_has_no_place_for_is_missed_by_whoever_names_it():
+    """Under `all` it has nothing to do there; what a release has lost is missed in any case."""
+    from yolo_patches.seams import NO_PLACE, Loading
+
+    def status(spec, why):
+        lifecycle = Lifecycle.of(known(), parse(spec, registry.specs()), {Loading: why})
+        return next(item.decision.status for item in lifecycle.plan.entries if item.name == "monitor")
+
+    assert status("all", NO_PLACE) == "inert"
+    assert status("all,monitor:plot=false", NO_PLACE) == "unavailable"
+    assert status("all", "it was renamed") == "unavailable"
+    with pytest.raises(PatchesError, match="unavailable"):
+        status("monitor:strict=true", NO_PLACE)

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yolo_patches.activation import activation
+from yolo_patches.loading_seams import Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
+    NO_PLACE,
     Arguments,
     EpochLosses,
     Loading,
@@ -31,8 +33,6 @@ from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The event that a script fires on every rank, right before it makes a step.
 STEP_EVENT = "on_train_batch_start"
-#: What scripts have no place for at which all ranks come together, or which is inlined.
-NOWHERE = "the scripts have no function for it"
 
 
 def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]:
@@ -68,14 +68,15 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         + there.steps()
         + there.does_not_say("hyp['warmup_bias_lr']")
         + there.does_not_say("torch.nn.utils.clip_grad_norm_("),
-        Step: [NOWHERE],
+        Step: [NO_PLACE],
         Clip: there.does_not_say("torch.nn.utils.clip_grad_norm_("),
         EpochEnd: there.loaders(),
-        EpochLosses: [NOWHERE],
-        Deferral: [NOWHERE],
-        Preparation: [NOWHERE],
-        MicroStep: [NOWHERE],
-        Prediction: [NOWHERE],
+        EpochLosses: [NO_PLACE],
+        Deferral: [NO_PLACE],
+        Preparation: [NO_PLACE],
+        MicroStep: [NO_PLACE],
+        Samples: [NO_PLACE],
+        Prediction: [NO_PLACE],
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}
 
