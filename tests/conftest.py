@@ -34,6 +34,7 @@ MATRIX = (
     "test_checkpoint.py::test_used_and_resumed_without_the_package[8.2.103]",
     "test_compat.py::test_training_to_the_end[8.1.34]",
     "test_compat.py::test_training_to_the_end[8.3.100]",
+    "test_doctor.py::test_measured[8.0.200]",
     "test_doctored.py::test_an_inlined_step_is_upstreams_while_it_warms_up[8.2.103]",
     "test_doctored.py::test_each_name_renamed_in_turn[8.2.103]",
     "test_invariance.py::test_losses_in_results_csv[8.2.103-counts0]",

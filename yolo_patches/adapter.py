@@ -8,6 +8,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ClassVar
 
+from yolo_patches.doctor.measurement import Measured
+from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Foreseen
 from yolo_patches.patch import Patch
 from yolo_patches.seams import Seam
@@ -73,3 +75,16 @@ class Adapter(ABC):
         Raises:
             PatchesError: These words start no training, or the training is refused.
         """
+
+    def measured(self, words: list[str], changes: Mapping[str, Any], seconds: float) -> Measured | None:
+        """Return what some seconds of that training take, or None where it does not run.
+
+        Args:
+            words: What upstream's command line takes.
+            changes: Arguments to change.
+            seconds: How long to train.
+
+        Raises:
+            PatchesError: Trainings of this upstream are not measured.
+        """
+        raise PatchesError(f"doctor --measure is for Ultralytics; trainings of {self.name} are not measured")

@@ -7,7 +7,7 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from yolo_patches import __version__, api, recipes_command, registry
 from yolo_patches.adapter import Adapter
 from yolo_patches.doctor import finding, machine
 from yolo_patches.doctor.examination import examine
+from yolo_patches.doctor.measurement import Measured, Outlook, outlook
 from yolo_patches.errors import PatchesError, nearest
+from yolo_patches.forecast import Foreseen
 from yolo_patches.plan import Plan
 from yolo_patches.selection import COMMON_OPTIONS, Option
 from yolo_patches.upstreams.scripts import recognition
 
+#: Seconds of each measurement, where nobody says how many.
+MEASURE = 30.0
 COMMANDS = ("list", "doctor", "recipes", "verify", "run")
 
 
@@ -64,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", parents=[as_json], help="patches, options, and their status against the upstream here")
     doctor = commands.add_parser(
         "doctor", parents=[as_json], help="show what a training would change and why, without training"
+    )
+    doctor.add_argument(
+        "--measure",
+        nargs="?",
+        const=str(MEASURE),
+        metavar="SECONDS",
+        help="train for so many seconds in a folder that is removed, and after each change that may pay "
+        f"(default: {MEASURE:g})",
     )
     doctor.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train', or a script and its arguments"
@@ -149,6 +161,7 @@ def _doctor(options: argparse.Namespace) -> int:
     words = list(options.arguments)
     as_json = options.json or "--json" in words
     words = [word for word in words if word != "--json"]
+    seconds, words = _seconds(options.measure, words)
     script = words[0] if words and words[0].endswith(".py") else None
     if script is None:
         adapter = _installed("ultralytics")
@@ -163,12 +176,49 @@ def _doctor(options: argparse.Namespace) -> int:
     with redirect_stdout(sys.stderr):  # upstream's log; stdout holds the answer alone
         foreseen = adapter.forecast(words)
         findings = examine(foreseen, machine.here(foreseen.facts.devices))
+        taken = _outlook(adapter, foreseen, words, seconds) if seconds else None
     if as_json:
         answer = {**foreseen.plan.to_dict(), "findings": [one.to_dict() for one in findings]}
+        if taken is not None:
+            answer["measured"] = taken.to_dict()
         print(json.dumps(answer, indent=2))
     else:
-        print("\n".join([_table(foreseen.plan), *map(str, findings)]))
+        print("\n".join([_table(foreseen.plan), *map(str, findings), *([] if taken is None else [str(taken)])]))
     return finding.status(findings)
+
+
+def _seconds(given: str | None, words: list[str]) -> tuple[float, list[str]]:
+    """Return how long to measure, 0 for not at all, and the words of the training.
+
+    Raises:
+        PatchesError: It is no number of seconds.
+    """
+    if given is None:
+        return 0.0, words
+    if "=" in given or given.endswith(".py") or given == "train":  # the flag stood alone
+        return MEASURE, [given, *words]
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise PatchesError(f"doctor: --measure {given} is no number of seconds; give e.g. --measure {MEASURE:g}")
+    return seconds, words
+
+
+def _outlook(adapter: Adapter, foreseen: Foreseen, words: list[str], seconds: float) -> Outlook:
+    if foreseen.facts.world_size > 1:
+        raise PatchesError("doctor --measure trains on one rank; give one device and the batch of one rank")
+
+    def measure(changes: Mapping[str, Any]) -> Measured | None:
+        told = ", ".join(f"{name}={value}" for name, value in changes.items()) or "the training as it is"
+        print(f"doctor: measuring {told}", file=sys.stderr)
+        return adapter.measured(words, changes, seconds)
+
+    found = outlook(foreseen, machine.here(foreseen.facts.devices), measure)
+    if found is None:
+        raise PatchesError("doctor --measure: the training ends before it can be measured; does 'yolo train' run it?")
+    return found
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import NEWEST, ROOT, last_json
 
 FLOOR = "8.0.200"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 #: What a run has that nothing can be said against, on the data set below.
 SOUND = {
     "model": "yolov8n.yaml",
@@ -193,3 +197,28 @@ def test_not_found_where_it_is_not(examined, name):
 def test_bad_input_is_no_finding(examined):
     assert (examined["bad"]["status"], examined["bad"]["findings"]) == (2, [])
     assert "unknown patch 'nope'" in examined["bad"]["complained"]
+
+
+@pytest.mark.parametrize("version", [FLOOR, NEWEST])
+def test_measured(version, python, release, digits, tmp_path):
+    """Two processes train: as it is, and with fewer workers; nothing is left behind, and no process."""
+    data = digits("detect", 16, 8)
+    before = {path: path.stat().st_mtime for path in Path(data).parent.rglob("*")}
+    words = [
+        "model=yolov8n.yaml", f"data={data}", "imgsz=64", "batch=8", "workers=1", "cache=ram", "epochs=3",
+        "device=cpu", "patches=none",
+    ]  # fmt: skip
+    done = python("-m", "yolo_patches", "doctor", "--json", "--measure", "1.5", *words, check=False, **release(version))
+    found = json.loads(done.stdout)["measured"]
+    now = found["measured"]
+    assert (now["batch"], now["batches"], found["epochs"]) == (8, 2, 3)
+    assert now["epoch"] >= 2 * now["step"] > 0
+    assert found["hours"] == pytest.approx(now["epoch"] * 3 / 3600)
+    assert now["train_bytes"] > 1 << 28 and now["loading"] > now["batch"] / (now["step"] + now["wait"])
+    assert [one["change"] for one in found["tried"]][:1] == ["workers=0" if CORES < 2 else "workers=2"]
+    assert done.stderr.count("doctor: measuring ") == 1 + len(found["tried"])
+    assert {path: path.stat().st_mtime for path in Path(data).parent.rglob("*")} == before
+    assert list(tmp_path.iterdir()) == []
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(data) in " ".join(one.info["cmdline"] or ())]
+    bad = python("-m", "yolo_patches", "doctor", "--measure", "soon", check=False, **release(version))
+    assert bad.returncode == 2 and "is no number of seconds" in bad.stderr

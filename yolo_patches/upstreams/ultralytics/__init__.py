@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any, ClassVar
 
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.defect import found_in, number
+from yolo_patches.doctor.measurement import Measured
 from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.patch import Patch
@@ -112,6 +117,23 @@ class Ultralytics(Adapter):
         finally:
             forecasting.reset(token)
         raise PatchesError(f"'yolo {' '.join(words)}' starts no training; give what you would give to 'yolo train'")
+
+    def measured(self, words: list[str], changes: Mapping[str, Any], seconds: float) -> Measured | None:
+        """Train in a child process, which writes into a folder that is removed."""
+        from yolo_patches.upstreams.ultralytics import measuring
+
+        with tempfile.TemporaryDirectory() as scratch:
+            child = [sys.executable, "-m", measuring.__name__, str(seconds), scratch]
+            start = words if "train" in words or "mode=train" in words else ["train", *words]
+            changed = [f"{name}={value}" for name, value in changes.items()]
+            # A cache on disk is a file beside each image, which nobody has asked this command for.
+            kept = [word for word in start if word.partition("=")[0] not in changes and word != "cache=disk"]
+            subprocess.run([*child, *kept, *changed], capture_output=True, check=False)
+            answer = Path(scratch, measuring.ANSWER)
+            if not answer.exists():
+                return None
+            found = json.loads(answer.read_text(encoding="utf-8"))
+        return Measured(**{field.name: found[field.name] for field in fields(Measured) if field.name in found})
 
 
 def below_floor() -> str:

@@ -105,7 +105,7 @@ def _scanned(args: Mapping[str, Any], data: Mapping[str, Any], part: str) -> Spl
         dataset,
         load_dataset_cache_file=_none_there,
         save_dataset_cache_file=_end,
-        verify_image_label=_unrepaired(dataset.verify_image_label),
+        verify_image_label=unrepaired(dataset.verify_image_label),
     ):
         try:
             build.build_yolo_dataset(SimpleNamespace(**args), data[part], 1, data, mode=part, rect=False)
@@ -135,7 +135,7 @@ def _end(*values: Any) -> None:
     raise _ScannedError(next(value for value in values if isinstance(value, dict)))
 
 
-def _unrepaired(verify: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def unrepaired(verify: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return upstream's check of an image and its labels, but of a JPEG without its end only that it has none."""
 
     def verify_image_label(job: Any) -> Any:
