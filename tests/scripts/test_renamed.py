@@ -56,8 +56,14 @@ RENAMED5 = {
     "build_targets": ((("**/*.py", r"\bbuild_targets\b", "match"),), ("loss-norm",)),
     "bbox_iou": ((("utils/*.py", r"\bbbox_iou\b", "overlap"),), ()),
 }
-#: What `all` has beside the defaults that acts on validations.
-VALIDATED = {"fast-val"}
+#: What is renamed -> what `all` has beside the defaults that cannot do without it.
+OF_ALL = {
+    "create_dataloader": {"monitor", "warmup"},
+    "augment": {"monitor", "warmup"},
+    "callbacks.run and create_dataloader": {"monitor", "warmup"},
+    "clip_grad_norm_": {"warmup"},
+    "validate.run": {"fast-val"},
+}
 #: Whose training is another than upstream's.
 OTHER = ("Rprop",)
 #: Every patch of the defaults raises wherever it can.
@@ -151,7 +157,8 @@ def test_a_checkout_that_we_have_never_seen(
                 # What would do nothing on one rank is not missed there.
                 missed = {patch for patch in lacking if found[patch][0] != "inert"}
                 assert set(lacking) - missed <= {"sync-bn", "loss-norm"}, (name, spec)
-                assert unavailable == missed | (VALIDATED if (name, spec) == ("validate.run", "all") else set()), spec
+                of_all = OF_ALL.get(name, set()) if spec == "all" else set()
+                assert unavailable == missed | of_all, (name, spec)
                 assert "failed" not in {status for status, _ in found.values()}, (name, spec)
                 for patch in missed:
                     assert f"{patch} is unavailable, training goes on without it" in seen["log"], (name, spec)
