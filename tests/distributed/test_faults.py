@@ -25,7 +25,8 @@ def test_a_rank(fault, moment, rank, environment, digits, tmp_path):
         assert seen["last.pt"] is True
         plan = json.loads((tmp_path / "run" / "patches.json").read_text())
         assert {item["name"]: item["verified"] for item in plan["patches"] if item["status"] == "active"} == {
-            "fast-val": True, "loss-norm": True, "sync-bn": True, "torchrun": True, "val-batch": True,
+            "fast-load": True, "fast-val": True, "loss-norm": True, "monitor": True, "sync-bn": True, "torchrun": True,
+            "val-batch": True,
         }  # fmt: skip
     else:
         assert seen["status"] not in (0, "hangs"), seen["log"][-4000:]

@@ -20,7 +20,9 @@ def check_monitor(folder, rows):
 
     events = EventAccumulator(str(folder)).Reload()
     for name in ("grad_norm/median", "images_per_s", "time/data", "memory/host_gib", "update_ratio", "steps"):
-        values = [float(row[name]) for row in rows if row[name]]  # an epoch may be shorter than one effective batch
+        values = [
+            float(row[name]) for row in rows if float(row["steps"])
+        ]  # an epoch may be shorter than one effective batch
         assert values and all(value > 0 for value in values)
         assert [event.value for event in events.Scalars(f"patches/{name}")] == pytest.approx(values)
     parts = ("data", "step", "validation", "elsewhere")

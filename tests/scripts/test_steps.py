@@ -26,7 +26,7 @@ class Told:
 
     def __init__(self, by_events):
         self.events = []
-        names = ("begin", "epoch", "epoch_ended")
+        names = ("begin", "epoch", "epoch_over", "epoch_ended")
         self.steps = Steps(*(lambda name=name: self.events.append(name) for name in names), by_events)
 
 
@@ -42,7 +42,7 @@ def test_by_events():
         callbacks.run("on_train_batch_start")
         callbacks.run("on_fit_epoch_end")
     assert "run" not in vars(callbacks)
-    assert told.events == ["epoch", "begin", "begin", "begin", "epoch_ended"]
+    assert told.events == ["epoch", "begin", "begin", "begin", "epoch_over", "epoch_ended"]
     assert [inside for _, inside in callbacks.heard] == [False] * 6, "no listener is part of a step"
 
 

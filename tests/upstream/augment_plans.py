@@ -33,7 +33,8 @@ def plan(arguments):
         else:
             trainers[arguments.get("task", "detect")](overrides=arguments)
     except Forecast as forecast:
-        return {"version": forecast.plan.version, **{entry.name: entry.to_dict() for entry in forecast.plan.entries}}
+        plan = forecast.foreseen.plan
+        return {"version": plan.version, **{entry.name: entry.to_dict() for entry in plan.entries}}
     finally:
         forecasting.reset(token)
     raise AssertionError("a forecast makes no training")

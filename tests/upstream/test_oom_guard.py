@@ -40,6 +40,7 @@ def test_a_training_ends_as_without_failures(python, release, digits, tmp_path, 
     if version == NEWEST:
         jobs.append(run("compat,oom-guard"))
     done, (reference, failing, limited, *quiet) = runs(python, release, digits, tmp_path, version, *jobs)
+    assert "died" not in failing, failing
     assert {where for where, _ in failing["fired"]} == {where for where, _ in POINTS}
     assert limited["fired"]
     for result in (failing, limited, *quiet):

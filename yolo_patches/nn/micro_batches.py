@@ -71,10 +71,6 @@ class Normalisers:
         self.heard: list[Tensor] = []
         self._totals, self._share = totals, share
 
-    def listens(self, seam: type) -> bool:
-        """Return whether this is what a loss fires: it is asked about nothing else."""
-        return True
-
     def fire(self, seam: Any) -> Any:
         """Note a part's own normalisers, and answer."""
         self.heard.append(seam.values.clone())

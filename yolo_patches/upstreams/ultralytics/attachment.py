@@ -275,8 +275,7 @@ class Attachment:
         if event == "on_train_epoch_end":
             self._late.file(self.trainer.run_callbacks)
         elif event == "on_fit_epoch_end":
-            if self._writes and not self._evaluates:
-                self._rows.end(self._epoch, Path(self.trainer.save_dir), self._first_epoch)
+            self.lifecycle.attempt(self._end_row)
             if self._late.keeps_back(event):
                 return None
         common_step.close()  # callbacks are anybody's, and many of them are rank 0's alone
@@ -301,6 +300,10 @@ class Attachment:
             self.lifecycle.first_step()
             self._begun = True
         return result
+
+    def _end_row(self) -> None:
+        if self._writes and not self._evaluates:
+            self._rows.end(self._epoch, Path(self.trainer.save_dir), self._first_epoch)
 
     @contextmanager
     def _more_metrics(self) -> Iterator[None]:

@@ -11,19 +11,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from random import getstate, setstate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+from yolo_patches.seams import Normaliser, Seam
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.upstreams.ultralytics import batch_parts
 from yolo_patches.wrapping import Wrapping
 
 Call = Callable[..., Any]
+S = TypeVar("S", bound=Seam)
 #: Where a module has a forward of its own.
 FORWARD = "forward"
+
+
+class _Part:
+    """Hears a part of a step: its normalisers go to a listener of their own, all else to the training's patches.
+
+    Args:
+        lifecycle: The training's.
+        normalisers: Their listener.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, normalisers: Any) -> None:
+        self._lifecycle = lifecycle
+        self._normalisers = normalisers
+
+    def listens(self, seam: type[Seam]) -> bool:
+        """Return whether anybody does."""
+        return seam is Normaliser or self._lifecycle.listens(seam)
+
+    def fire(self, seam: S) -> S:
+        """Let the one or the others see a seam; return it."""
+        heard: S = (self._normalisers if isinstance(seam, Normaliser) else self._lifecycle).fire(seam)
+        return heard
 
 
 class Memory:
@@ -96,7 +120,7 @@ class Memory:
             model=model,
             parameters=[p for group in trainer.optimizer.param_groups for p in group["params"] if p.requires_grad],
             scale=lambda: float(trainer.scaler.get_scale()),
-            sharing=probing,
+            sharing=lambda normalisers: probing(_Part(self._lifecycle, normalisers)),
             tell=self._lifecycle.tell,
         )
 
