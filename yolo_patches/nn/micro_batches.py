@@ -168,11 +168,34 @@ def add(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
             parameter.grad = before
 
 
+class Backward:
+    """What the backward pass of a loss calls, once.
+
+    Args:
+        call: Takes the loss's gradient.
+    """
+
+    def __init__(self, call: Callable[[Tensor], None]) -> None:
+        self._call: Callable[[Tensor], None] | None = call
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Call it, and let go of it: a trainer holds its loss, and through its graph it would hold itself."""
+        call = self._call
+        self.forget()
+        if call is None:
+            raise RuntimeError("a step's loss can be backpropagated once; oom-guard keeps no graph of it")
+        call(gradient)
+
+    def forget(self) -> None:
+        """Let go of it."""
+        self._call = None
+
+
 class _Deferred(torch.autograd.Function):
     """A loss whose backward pass is a function of ours; its graph holds nothing of the loss's own."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, anchor: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+    def forward(ctx: Any, value: Tensor, anchor: Tensor, backward: Backward) -> Tensor:
         ctx.ours = backward
         return value.clone()
 
@@ -182,7 +205,7 @@ class _Deferred(torch.autograd.Function):
         return None, None, None
 
 
-def deferred(loss: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+def deferred(loss: Tensor, backward: Backward) -> Tensor:
     """Return a tensor like a loss whose backward pass calls a function with the gradient.
 
     Upstream holds the loss while it is backpropagated: with its own graph, nothing could be freed where that fails.

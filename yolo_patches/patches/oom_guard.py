@@ -15,7 +15,7 @@ from yolo_patches.selection import Option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from yolo_patches.nn.micro_batches import Work
+    from yolo_patches.nn.micro_batches import Backward, Work
 
 #: Largest relative error of the probe of a loss that is computed in parts; as in loss-norm.
 TOLERANCE = 1e-4
@@ -54,6 +54,7 @@ class OomGuard(Patch):
         self._splits = True
         self._shares = self._summed = False
         self._steps = 0
+        self._backward: Backward | None = None
 
     def decide(self, facts: Facts) -> Decision:
         """Act on one rank; several would have to agree in the middle of a step."""
@@ -127,7 +128,7 @@ class OomGuard(Patch):
                 raise
             failure = error
         else:
-            return deferred(loss, _Whole(self, act, work, loss).backward), items
+            return deferred(loss, self._expected(_Whole(self, act, work, loss).backward)), items
         return self._in_parts(act, work, failure)
 
     def _work(self, act: MicroStep, autocast: Any) -> Work:
@@ -168,7 +169,19 @@ class OomGuard(Patch):
                     _scale([gradient for gradient in fresh if gradient is not None], factor)
             micro_batches.add(act.parameters, kept)
 
-        return micro_batches.deferred(loss, backward), items
+        return micro_batches.deferred(loss, self._expected(backward)), items
+
+    def _expected(self, call: Callable[[Tensor], None]) -> Backward:
+        """Return the backward pass that upstream makes next."""
+        from yolo_patches.nn.micro_batches import Backward
+
+        self._backward = Backward(call)
+        return self._backward
+
+    def close(self) -> None:
+        """Let go of a step that was not finished."""
+        if self._backward is not None:
+            self._backward.forget()
 
     def _computed(
         self, act: MicroStep, work: Work, failure: Exception | None, seed: Callable[[Tensor], Tensor]

@@ -68,7 +68,8 @@ class Judging:
     @property
     def best_for_stopping(self) -> float | None:
         """The best that early stopping has been given, as upstream holds it."""
-        return None if self.stopper is None else float(self.stopper.best_fitness)
+        best = None if self.stopper is None else self.stopper.best_fitness
+        return None if best is None else float(best.item() if hasattr(best, "item") else best)  # an array, in scripts
 
     def instead_of(self, fitness: Any) -> Any:
         """Return what early stopping is to be given for a fitness."""
