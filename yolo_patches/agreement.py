@@ -29,12 +29,11 @@ def told(text: str) -> str:
     Raises:
         RanksDisagreeError: The first rank says nothing.
     """
-    from torch import distributed
-    from torch.distributed import distributed_c10d
-
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _are_ranks():
         return text
-    store = distributed_c10d.PrefixStore(f"yolo-patches/told/{next(_exchanges)}", distributed_c10d._get_default_store())
+    from torch import distributed
+
+    store = _store(f"told/{next(_exchanges)}")
     if distributed.get_rank() == 0:
         store.set("0", text)
         return text
@@ -55,16 +54,13 @@ def exchange(text: str, tell: Callable[[str], None]) -> list[str]:
     Raises:
         RanksDisagreeError: A rank says nothing; it trains without yolo-patches.
     """
-    from torch import distributed
-    from torch.distributed import distributed_c10d
-
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _are_ranks():
         return [text]
+    from torch import distributed
+
     ranks, rank = distributed.get_world_size(), distributed.get_rank()
     try:
-        store = distributed_c10d.PrefixStore(
-            f"yolo-patches/agree/{next(_exchanges)}", distributed_c10d._get_default_store()
-        )
+        store = _store(f"agree/{next(_exchanges)}")
     except (AttributeError, ValueError) as error:  # a torch without it; on every rank alike
         tell(f"ranks could not agree on what they have dropped: {type(error).__name__}: {error}")
         return [text]
@@ -89,11 +85,10 @@ def leave(name: str, text: str) -> None:
         name: What it is, the same on every rank, and another one each time.
         text: This rank's.
     """
-    store = _store(name)
-    if store is not None:
+    if _are_ranks():
         from torch import distributed
 
-        store.set(str(distributed.get_rank()), text)
+        _store(name).set(str(distributed.get_rank()), text)
 
 
 def left(name: str, patience: timedelta) -> dict[int, str]:
@@ -103,11 +98,11 @@ def left(name: str, patience: timedelta) -> dict[int, str]:
         name: As they have called it.
         patience: How long to wait for them, altogether; a rank that has not come by then is left out.
     """
+    if not _are_ranks():
+        return {}
     from torch import distributed
 
     store, texts = _store(name), {}
-    if store is None:
-        return {}
     ends = time.monotonic() + patience.total_seconds()
     for rank in set(range(distributed.get_world_size())) - {distributed.get_rank()}:
         key = str(rank)
@@ -119,11 +114,14 @@ def left(name: str, patience: timedelta) -> dict[int, str]:
     return texts
 
 
-def _store(name: str) -> Any:
-    """Return the part of the ranks' store that has this name, or None where there are no ranks."""
+def _are_ranks() -> bool:
     from torch import distributed
+
+    return bool(distributed.is_available() and distributed.is_initialized())
+
+
+def _store(name: str) -> Any:
+    """Return the part of the ranks' store that has this name."""
     from torch.distributed import distributed_c10d
 
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return None
     return distributed_c10d.PrefixStore(f"yolo-patches/{name}", distributed_c10d._get_default_store())

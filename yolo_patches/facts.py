@@ -112,6 +112,11 @@ class Devices:
     launcher: Launcher | None = None
     own_ranks: bool = False
 
+    @property
+    def on_node(self) -> int:
+        """Number of ranks on this node; all of them where the launcher does not say."""
+        return (self.launcher and self.launcher.local_world_size) or self.world_size
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -33,8 +33,7 @@ def cache(subject: Subject) -> Iterator[Finding]:
     assert imgsz is not None
     if subject.settings.cache != "ram":
         return
-    launcher = subject.facts.devices.launcher
-    ranks = (launcher and launcher.local_world_size) or subject.facts.world_size
+    ranks = subject.facts.devices.on_node
     one = 0.0
     for image in (*data.train.images, *data.val.images):
         one += 3 * image.height * image.width * (imgsz / max(image.height, image.width)) ** 2
@@ -53,9 +52,7 @@ def cache(subject: Subject) -> Iterator[Finding]:
 
 def workers(subject: Subject) -> Iterator[Finding]:
     """Loader workers, which upstream starts on every rank, against the cores."""
-    each, ranks, cores = subject.settings.workers or 0, subject.facts.world_size, subject.machine.cores
-    launcher = subject.facts.devices.launcher
-    ranks = (launcher and launcher.local_world_size) or ranks
+    each, ranks, cores = subject.settings.workers or 0, subject.facts.devices.on_node, subject.machine.cores
     fitting = max(cores // ranks, 1)
     source = "https://github.com/ultralytics/ultralytics/issues/9843"
     if each * ranks > cores and "workers" in subject.facts.given:

@@ -20,7 +20,7 @@ class Clock:
         self.clear()
 
     def clear(self) -> None:
-        """Begin an epoch: what lies between the last one and its first batch is its own."""
+        """Forget what has been timed of an epoch."""
         self.waits: list[float] = []
         self.steps: list[float] = []
         self.images = 0
@@ -55,7 +55,7 @@ class Clock:
             self.validation += time.perf_counter() - began
 
     def row(self, ranks: int) -> dict[str, float]:
-        """Return the epoch's columns, and begin the next.
+        """Return the epoch's columns, and begin the next: what lies before its first batch is its own.
 
         Args:
             ranks: Number of ranks, each of which has read as many images.
@@ -72,4 +72,5 @@ class Clock:
         if self.steps:
             row["images_per_s"] = images / (data + step)
             row["step/median_s"], row["step/longest_s"] = median(self.steps), max(self.steps)
+        self.clear()
         return row

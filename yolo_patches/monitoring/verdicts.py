@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from yolo_patches.doctor.machine import cores
 
 #: Verdicts that a run is told, at most.
 MOST = 3
@@ -30,8 +31,7 @@ class Circumstances:
     @property
     def cores(self) -> int:
         """Cores that this rank may use."""
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(available // self.ranks, 1)
+        return max(cores() // self.ranks, 1)
 
 
 Row = Mapping[str, float]

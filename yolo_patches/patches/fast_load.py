@@ -20,6 +20,7 @@ PARTS = {
     "masks": "masks where their objects are",
     "separate masks": "masks where their objects are",
 }
+CHANGE = Change("samples", "made by upstream's operations", "the same, with less work")
 
 
 class FastLoad(Patch):
@@ -47,9 +48,8 @@ class FastLoad(Patch):
 
     def decide(self, facts: Facts) -> Decision:
         """Act on every training set of which anything is known."""
-        change = Change("samples", "made by upstream's operations", "the same, with less work")
         return Decision(
-            "active", "the parts that cost most are done with less work where the results are the same", (change,)
+            "active", "the parts that cost most are done with less work where the results are the same", (CHANGE,)
         )
 
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
@@ -91,6 +91,5 @@ class FastLoad(Patch):
         seam.ways = {name: way for name, way in ways.items() if name in seam.known}
         seam.ledger = Ledger(list(seam.ways))
         self._ledgers.append(seam.ledger)
-        change = Change("samples", "made by upstream's operations", "the same, with less work")
         done = ", ".join(dict.fromkeys(words for name, words in PARTS.items() if name in seam.ways))
-        return Decision("active", f"the same samples with less work: {done}", (change,))
+        return Decision("active", f"the same samples with less work: {done}", (CHANGE,))

@@ -69,17 +69,16 @@ class Monitor(Patch):
         self._trouble: Exception | None = None
         self._loaded: set[int] = set()  # epochs that have begun
         self._filed: set[int] = set()  # and those that have their row
-        self._silent: set[int] = set()
+        self._silent = False  # a rank has not told of its epoch
         self._started = time.monotonic()
         self._drawings, self._drawn = 0, 0.0  # number, seconds
         self._undrawn: tuple[Path, Mapping[int, Mapping[str, float]]] | None = None
 
     def decide(self, facts: Facts) -> Decision:
         """Return that every epoch is measured."""
-        launcher = facts.devices.launcher
         self._epochs = facts.optimization.epochs
         self._ranks = facts.world_size
-        self._on_node = (launcher and launcher.local_world_size) or self._ranks
+        self._on_node = facts.devices.on_node
         return Decision("active", "a row an epoch in patches.csv, drawn in patches.png")
 
     def prove(self, live: Live) -> str:
@@ -110,7 +109,7 @@ class Monitor(Patch):
         self._loaded.add(act.epoch)
         self._workers = int(getattr(act.loader, "num_workers", 0))
         self._memory.peak()
-        self._clock.waits, self._clock.steps, self._clock.images = [], [], 0  # of a pass that was given up
+        self._clock.clear()  # of a pass that was given up
         return self._pass(act, iter(proceed()))
 
     def _pass(self, act: Loading, batches: Iterator[Any]) -> Iterator[Any]:
@@ -162,21 +161,17 @@ class Monitor(Patch):
         if self._trouble is not None:
             raise self._trouble
         images = self._clock.images * self._ranks
-        row = self._clock.row(self._ranks)
-        steps = self._steps.row(images)
-        row.update(steps)
+        row = {**self._clock.row(self._ranks), **self._steps.row(images)}
         row.update({f"memory/{name}_gib": peak for name, peak in self._peaks.items()})
         if self._ranks > 1:
             row.update(self._compare(seam, row["time/epoch_s"]))
         else:
             row["memory/host_gib"] = of_host()
-        self._clock.clear()
         self._peaks = {}
         seam.columns.update(row)
         self._filed.add(seam.epoch)
-        if (
-            self.values["verdicts"] and len(self._filed) > 1
-        ):  # in the first epoch everything is read and compiled for once
+        # In the first epoch everything is read and compiled for once.
+        if self.values["verdicts"] and len(self._filed) > 1:
             from yolo_patches.nn.sync_batchnorm import synchronised_passes
 
             about = Circumstances(self._workers, self._on_node, synchronised_passes() > 0)
@@ -191,7 +186,7 @@ class Monitor(Patch):
 
         patience = timedelta() if self._silent else PATIENCE
         texts = left(f"{self._name}/{seam.epoch}", patience)
-        self._silent = set(range(1, self._ranks)) - set(texts)
+        self._silent = len(texts) < self._ranks - 1
         reports = {0: self._own, **{rank: Report.read(text) for rank, text in texts.items()}}
         compared = row(reports, seconds)
         compared["memory/host_gib"] = sum(report.memory for report in reports.values())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from yolo_patches.nn import random_numbers
 
 
 @contextmanager
@@ -50,8 +50,7 @@ def settle(model: nn.Module) -> None:
 
 @contextmanager
 def _random_numbers(device: torch.device) -> Iterator[None]:
-    numpy = sys.modules.get("numpy")
-    before = random.getstate(), numpy.random.get_state() if numpy else None
+    put_back = random_numbers.noted()
     here = [] if device.type in ("cpu", "mps") else [device]
     metal = torch.mps.get_rng_state() if device.type == "mps" else None
     with ExitStack() as stack:
@@ -60,9 +59,7 @@ def _random_numbers(device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(before[0])
-            if numpy:
-                numpy.random.set_state(before[1])
+            put_back()
             if metal is not None:
                 torch.mps.set_rng_state(metal)
 

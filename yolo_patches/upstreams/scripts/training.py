@@ -301,12 +301,14 @@ class Training:
 
     def _epoch_over(self) -> None:
         """Follow the end of an epoch where the script says so, before whoever listens to it."""
-        if self._callbacks is not None and self._rows.end(self.epoch, Path(self.opt.save_dir), self._start):
+        if self._end_row():
             self.lifecycle.attempt(lambda: loggers.log(self._callbacks, self.epoch, self._rows.logged(self.epoch)))
 
-    def _end_row(self) -> None:
-        if self.epoch >= self._start and rank() in (-1, 0):
-            self._rows.end(self.epoch, Path(self.opt.save_dir), self._start)
+    def _end_row(self) -> bool:
+        """File the epoch's row; return whether that had not been done."""
+        if self.epoch < self._start or rank() not in (-1, 0):
+            return False
+        return bool(self.lifecycle.attempt(lambda: self._rows.end(self.epoch, Path(self.opt.save_dir), self._start)))
 
     def end(self) -> None:
         """Measure once more: the training has come to its end."""

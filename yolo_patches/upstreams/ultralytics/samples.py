@@ -18,6 +18,7 @@ import torch
 
 from yolo_patches.loading.part import COMPARED, Part, alike
 from yolo_patches.loading_seams import Samples
+from yolo_patches.nn import random_numbers
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 from yolo_patches.wrapping import instead
 
@@ -280,16 +281,14 @@ def _functions(name: str, modules: Sequence[str]) -> list[Any]:
 
 @contextmanager
 def _unseen(dataset: Any) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    put_back = random_numbers.noted()
     held = {name: list(vars(dataset)[name]) for name in REMEMBERED if isinstance(vars(dataset).get(name), list)}
     try:
         yield
     finally:
         for name, values in held.items():
             vars(dataset)[name][:] = values
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        put_back()
 
 
 def _bits(sample: Any) -> list[Any]:
