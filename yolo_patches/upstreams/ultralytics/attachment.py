@@ -108,11 +108,8 @@ class Attachment:
         if plan.world_size > 1:
             values[VARIABLE] = self.lifecycle.handover().text()
         try:
-            with (
-                self._parts_of_samples,
-                self.lifecycle.under_way(),
-                environment(values),
-            ):  # what the workers that this may start will read
+            # The workers that this may start will read the environment.
+            with self._parts_of_samples, self.lifecycle.under_way(), environment(values):
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()
@@ -137,7 +134,7 @@ class Attachment:
     def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         if not self._begun:
             return wrapped(*args, **kwargs)
-        result = self._memory.prepared(wrapped, *args, **kwargs)
+        result = self._memory.prepared(wrapped, args, kwargs)
         # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
         self._begun = False
         if self.optimization is not None:
@@ -396,8 +393,9 @@ class Attachment:
         return self.lifecycle.around(act, lambda: iter(loader))
 
     def _live(self) -> Live:
+        validator = getattr(self.trainer, "validator", None)
         rest = Live(
-            validates=self._writes or hasattr(self.trainer.validator, "gather_stats"),  # before 8.3.225 rank 0 alone
+            validates=self._writes or hasattr(validator, "gather_stats"),  # before 8.3.225 rank 0 alone
             validations=None if self._validations is None else self._validations + self._late.elsewhere,
             best=self._best(),
             began=self._epochs > 0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 #: What has a row for every object; `batch_idx` says whose each is.
@@ -64,9 +63,3 @@ def shape(batch: dict[str, Any]) -> str:
 def same_batch(arguments: tuple[Any, ...], batch: Any) -> bool:
     """Return whether a model is called with this batch and nothing else."""
     return len(arguments) == 1 and arguments[0] is batch
-
-
-def device_kind(batch: dict[str, Any]) -> str:
-    """Return the kind of device that a batch lies on."""
-    pixels: torch.Tensor = batch["img"]
-    return pixels.device.type

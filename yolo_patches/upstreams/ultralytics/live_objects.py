@@ -28,9 +28,10 @@ class LiveObjects:
     def shown(self, rest: Live) -> Live:
         """Return the trainer's objects with what else is known of the training."""
         trainer = self._trainer
+        validator = getattr(trainer, "validator", None)
         return replace(
             rest,
-            val_loaders=(getattr(trainer, "test_loader", None), getattr(trainer.validator, "dataloader", None)),
+            val_loaders=(getattr(trainer, "test_loader", None), getattr(validator, "dataloader", None)),
             train_loader=getattr(trainer, "train_loader", None),
             optimizer=getattr(trainer, "optimizer", None),
             model=getattr(trainer, "model", None),

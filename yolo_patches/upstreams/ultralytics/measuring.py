@@ -115,7 +115,7 @@ class Clock:
         steps = [end - start for start, end in zip(self.starts, self.ends)][WARM:]
         others = [place for place in range(WARM, len(self.ends)) if place not in self.first]
         waits = [self.starts[place] - self.ends[place - 1] for place in others]
-        return {"step": sum(steps) / len(steps), "wait": sum(waits) / max(len(waits), 1), "steps": len(steps)}
+        return {"step": sum(steps) / len(steps), "wait": sum(waits) / max(len(waits), 1)}
 
     def _loading(self, loader: Any) -> float:
         """Return the images a second of the loader alone, once what it has read ahead is used up."""

@@ -63,15 +63,15 @@ class Memory:
         self._lifecycle = lifecycle
         self._forget: Callable[[], None] | None = None
 
-    def prepared(self, prepare: Callable[[Any], Any], batch: Any) -> Any:
-        """Return a batch as upstream prepares it for the step that has begun."""
+    def prepared(self, prepare: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return a batch as upstream prepares it, with these arguments, for the step that has begun."""
         if not self._lifecycle.listens(Preparation):
-            return prepare(batch)
+            return prepare(*args, **kwargs)
         before = getstate()
 
         def again() -> Any:
             setstate(before)  # which size the images are drawn to
-            return prepare(dict(batch) if isinstance(batch, dict) else batch)
+            return prepare(*map(_copied, args), **{name: _copied(value) for name, value in kwargs.items()})
 
         return self._lifecycle.around(Preparation(), again)
 
@@ -154,3 +154,7 @@ class Memory:
             self._lifecycle.tell,
         )
         return self._lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+
+def _copied(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value
