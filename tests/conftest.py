@@ -49,6 +49,7 @@ MATRIX = (
     "test_releases.py::test_validation_batch[8.3.0]",
     "test_releases.py::test_validation_batch[8.4.0]",
     "test_releases.py::test_validation_batch[8.4.60]",
+    "test_shared_cache.py::test_one_copy_and_the_same_training[8.3.253]",
     "test_val_period.py::test_every_third_epoch[8.2.103]",
 )
 

@@ -114,6 +114,37 @@ def left(name: str, patience: timedelta) -> dict[int, str]:
     return texts
 
 
+def heard(name: str, rank: int, patience: timedelta) -> str | None:
+    """Return what one rank has left under a name; None where it has left nothing in time, or nobody can be asked.
+
+    Args:
+        name: As that rank has called it.
+        rank: Which.
+        patience: How long to wait for it.
+    """
+    if not _are_ranks():
+        return None
+    store, key = _store(name), str(rank)
+    ends = time.monotonic() + patience.total_seconds()
+    try:
+        while not store.check([key]):
+            if time.monotonic() > ends:
+                return None
+            time.sleep(0.05)
+        return str(store.get(key).decode())
+    except RuntimeError:  # whoever kept the store has ended
+        return None
+
+
+def this_rank() -> int:
+    """Return this rank's number; 0 where there are no ranks."""
+    if not _are_ranks():
+        return 0
+    from torch import distributed
+
+    return int(distributed.get_rank())
+
+
 def _are_ranks() -> bool:
     from torch import distributed
 

@@ -64,8 +64,9 @@ def test_the_adapter_trains(python, tmp_path):
 
 
 def test_the_table_of_seams_is_complete():
-    from yolo_patches import loading_seams, memory_seams, seams, validation_seams
+    from yolo_patches import caching_seams, loading_seams, memory_seams, seams, validation_seams
 
+    assert caching_seams.ImageCache in seams.Act.__subclasses__()
     assert memory_seams.MicroStep in seams.Act.__subclasses__()
     assert {validation_seams.Evaluation, loading_seams.Samples} <= set(seams.Seam.__subclasses__())
 

@@ -7,10 +7,11 @@ import pytest
 from yolo_patches.doctor import noise
 from yolo_patches.doctor.examination import CHECKS, Check, examine
 from yolo_patches.doctor.finding import Finding, status
-from yolo_patches.doctor.subject import Absent, Machine, Settings
-from yolo_patches.facts import Batch, Facts, Model, Optimization
+from yolo_patches.doctor.machine_checks import cache
+from yolo_patches.doctor.subject import Absent, DataSet, Labelled, Machine, Settings, Split, Subject
+from yolo_patches.facts import Batch, Devices, Facts, Model, Optimization
 from yolo_patches.forecast import Foreseen
-from yolo_patches.plan import Plan
+from yolo_patches.plan import Decision, Entry, Plan
 
 
 def foreseen(data=lambda: Absent("there is none"), **values):
@@ -59,3 +60,15 @@ def test_standard_error_is_the_binomial_one_where_it_can_be_worked_out():
     assert noise.standard_error([{}]) is None
     rare = noise.standard_error([{0: 1, 1: 1}] + [{0: 1}] * 99)
     assert rare > noise.standard_error([{0: 1}] * 100), "a class of one object is as noisy as that"
+
+
+def test_images_in_memory_count_once_a_machine_where_they_are_shared():
+    images = [Labelled("", 640, 640, (), ())] * 1000
+    data = DataSet({0: "one"}, Split(images), Split([]))
+    machine = Machine(8, 3 << 30)  # 1.14 GiB of images: enough for two ranks, not for four
+    for ranks, chosen, found in ((4, "off", 1), (4, "active", 0), (2, "off", 0)):
+        plan = Plan("ultralytics", "1", ranks, 16, "", [Entry("shared-cache", Decision(chosen, ""))])
+        facts = Facts("ultralytics", "1", "detect", Batch(16), devices=Devices(ranks))
+        findings = list(cache(Subject(facts, Settings(cache="ram", imgsz=640), plan, machine, data)))
+        assert len(findings) == found
+        assert not findings or findings[0].change == "patches=shared-cache"

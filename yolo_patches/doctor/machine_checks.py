@@ -33,19 +33,21 @@ def cache(subject: Subject) -> Iterator[Finding]:
     assert imgsz is not None
     if subject.settings.cache != "ram":
         return
-    ranks = subject.facts.devices.on_node
+    shared = subject.active("shared-cache")
+    ranks = 1 if shared else subject.facts.devices.on_node
     one = 0.0
     for image in (*data.train.images, *data.val.images):
         one += 3 * image.height * image.width * (imgsz / max(image.height, image.width)) ** 2
     wanted, there = one * ranks, subject.machine.memory
-    each = f"{one / GIB:.3g} GiB x {ranks} rank{'s' * (ranks > 1)}"
+    each = f"{one / GIB:.3g} GiB x {ranks} {'copy' if shared else 'rank'}{'s' * (ranks > 1)}"
+    apart = "Every rank keeps all images decoded, and upstream's own check looks at one rank alone."
     if wanted > there:
         yield Finding(
             "cache-ram",
             ERROR,
             f"{wanted / GIB:.3g} GiB = {each}, {there / GIB:.3g} GiB free",
-            "Every rank keeps all images decoded, and upstream's own check looks at one rank alone.",
-            subject.change("cache", "disk"),
+            "All images are kept decoded." if shared else apart,
+            "patches=shared-cache" if one <= there else subject.change("cache", "disk"),
             "https://github.com/ultralytics/ultralytics/issues/22307",
         )
 

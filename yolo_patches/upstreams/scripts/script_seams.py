@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yolo_patches.activation import activation
+from yolo_patches.caching_seams import CacheRoom, ImageCache
 from yolo_patches.loading_seams import Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
@@ -76,6 +77,8 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Preparation: [NO_PLACE],
         MicroStep: [NO_PLACE],
         Samples: [NO_PLACE],
+        CacheRoom: [NO_PLACE],
+        ImageCache: [NO_PLACE],
         Prediction: [NO_PLACE],
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}

@@ -30,6 +30,7 @@ HOOKS: Mapping[str, tuple[str, str]] = {
     "ultralytics.cfg": ("commands", "install"),
     "ultralytics.engine.model": ("commands", "install_model"),
     "ultralytics.engine.trainer": ("trainer", "install"),
+    "ultralytics.data.base": ("cached_images", "install"),
     "ultralytics.utils.dist": ("ddp", "install"),
     "ultralytics.utils.tal": ("loss_wrappers", "install"),
     "ultralytics.utils.loss": ("loss_wrappers", "install"),

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from yolo_patches.activation import activation
+from yolo_patches.caching_seams import CacheRoom, ImageCache
 from yolo_patches.loading_seams import Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
@@ -88,7 +89,7 @@ ARGUMENTS: Mapping[type[Seam], tuple[str, ...]] = {
     WarmUpStep: ("warmup_bias_lr", "warmup_momentum", "momentum"),
 }
 #: Seams that come from elsewhere than the trainer's methods.
-ELSEWHERE: tuple[type[Seam], ...] = (Ranks,)
+ELSEWHERE: tuple[type[Seam], ...] = (Ranks, CacheRoom, ImageCache)
 #: Without these nothing can be patched at all, and nothing is.
 REQUIRED = ("__init__", "train", "run_callbacks")
 
@@ -129,7 +130,7 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
     """
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    from yolo_patches.upstreams.ultralytics import launch, loss_wrappers
+    from yolo_patches.upstreams.ultralytics import cached_images, launch, loss_wrappers
 
     found = {seam: defects(owner, methods) for seam, methods in SEAMS.items()}
     for seam, names in ARGUMENTS.items():
@@ -140,4 +141,5 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
     found[Normaliser] += losses
     found[TargetScores] += losses
     found[Ranks] = launch.defects(owner)
+    found[CacheRoom] = found[ImageCache] = cached_images.defects()
     return {seam: "; ".join(why) for seam, why in found.items() if why}
