@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 
+from tests.distributed.fault_rank import STOP
 from tests.distributed.faults import inject
 
 #: One of each fault, at moments at which the other rank waits in a collective of ours or of upstream's.
@@ -24,6 +26,10 @@ def test_a_rank(fault, moment, rank, environment, digits, tmp_path):
         assert seen["status"] == 0, seen["log"][-4000:]
         assert seen["last.pt"] is True
         plan = json.loads((tmp_path / "run" / "patches.json").read_text())
+        with (tmp_path / "run" / "patches.csv").open() as file:
+            (_, row) = csv.DictReader(file)
+        # Rank 1 has stood still before the last step, and rank 0 has waited for it.
+        assert STOP - 0.5 <= float(row["ranks/longest_wait_s"]) <= float(row["time/epoch_s"])
         assert {item["name"]: item["verified"] for item in plan["patches"] if item["status"] == "active"} == {
             "fast-load": True, "fast-val": True, "loss-norm": True, "monitor": True, "sync-bn": True, "torchrun": True,
             "val-batch": True,

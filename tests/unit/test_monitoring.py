@@ -27,6 +27,8 @@ def test_ranks_that_differ_in_one_bit_differ():
 def test_reports_travel_as_text():
     one = Report(1.0, 0.1, 2.0, weights(model()), statistics(model()), 3.0)
     assert Report.read(one.text()) == one
+    waiting = Report(1.0, 0.1, 2.0, weights(model()), statistics(model()), exchange=0.7)
+    assert row({0: one, 1: Report.read(waiting.text()), 2: one}, 10.0)["ranks/longest_wait_s"] == 0.7
     slow = Report(4.0, 0.3, 2.0, Fingerprint((1,), (0.0, 0.25)), statistics(model()))
     fast = Report(1.0, 0.1, 2.0, Fingerprint((2,), (0.0, 0.75)), statistics(model()))
     compared = row({0: fast, 1: slow, 2: fast}, 10.0)

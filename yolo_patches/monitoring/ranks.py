@@ -88,6 +88,7 @@ class Report:
         weights: Of its model.
         statistics: Of its model's running statistics.
         peak: GiB, the peak of its device's memory in training; 0 where the device does not say.
+        exchange: Seconds of its longest wait in an exchange with the others; None where its host waits in none.
     """
 
     wait: float
@@ -96,6 +97,7 @@ class Report:
     weights: Fingerprint
     statistics: Fingerprint
     peak: float = 0.0
+    exchange: float | None = None
 
     def text(self) -> str:
         """Return it as one line."""
@@ -123,9 +125,11 @@ def row(reports: Mapping[int, Report], seconds: float) -> dict[str, float]:
         "weights": [report.weights for report in reports.values()],
         "statistics": [report.statistics for report in reports.values()],
     }
+    waited = [report.exchange for report in reports.values() if report.exchange is not None]
     return {
         "ranks/heard": float(len(reports)),
         "ranks/step_skew": max(steps) / median(steps) if median(steps) else 1.0,
         "ranks/data": max(report.wait for report in reports.values()) / seconds,
+        **({"ranks/longest_wait_s": max(waited)} if waited else {}),
         **{f"ranks/{name}_differ": max(found[0].distance(other) for other in found) for name, found in prints.items()},
     }

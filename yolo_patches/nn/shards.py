@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from yolo_patches.nn import common_step
+from yolo_patches.nn import common_step, waits
 
 __all__ = ["Plain", "Shard", "ShardMean", "ShardSum", "Unfloored", "Whole", "rank_mean"]
 
@@ -34,7 +34,10 @@ def rank_mean(values: Tensor) -> tuple[Tensor, int]:
     if ranks == 1:
         return values, 1
     values = values.clone()
-    dist.all_reduce(values)
+    if values.device.type == "cpu":
+        waits.timed(lambda: dist.all_reduce(values))
+    else:
+        dist.all_reduce(values)
     return values / ranks, ranks
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as _NativeSyncBatchNorm  # the kernels of nn.SyncBatchNorm
 
-from yolo_patches.nn import common_step
+from yolo_patches.nn import common_step, waits
 from yolo_patches.nn.neighbours import AWAKE, LONGEST, neighbours, yield_cpu
 
 __all__ = [
@@ -302,6 +302,9 @@ class _Gathered:
         self._work: Any = dist.all_to_all_single(self._rows, self._copies, group=group, async_op=True)
 
     def wait(self) -> Tensor:
+        return waits.timed(self._wait)
+
+    def _wait(self) -> Tensor:
         if self._near is not None:
             return self._near.receive(self._message)
         until = time.monotonic() + AWAKE

@@ -133,6 +133,7 @@ class Monitor(Patch):
         self._note("train", self._memory.peak())
         if self._ranks > 1:
             from yolo_patches.monitoring.ranks import Report, statistics, weights
+            from yolo_patches.nn import waits
 
             self._own = Report(
                 sum(self._clock.waits),
@@ -141,6 +142,7 @@ class Monitor(Patch):
                 weights(self._model),
                 statistics(self._model),
                 self._peaks.get("train", 0.0),
+                waits.longest(),
             )
             leave(f"{self._name}/{epoch}", self._own.text())
 
