@@ -1,4 +1,4 @@
-"""What `doctor --measure` foretells of a run, against the run: seconds of an epoch.
+"""What `doctor --measure` foretells of runs, against the runs: seconds of an epoch, of two models at two batches.
 
     python benchmarks/doctor.py [--seconds 20] [--epochs 12] [--images 64] [--rounds 2]
 
@@ -15,10 +15,14 @@ import platform
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Model -> its data set's task.
+MODELS = {"yolo11n.yaml": "detect", "yolov8n-seg.yaml": "segment"}
+BATCHES = (4, 8)
 
 
 def foretold(words: list[str], seconds: float) -> float:
@@ -48,18 +52,24 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "examples"))
     from make_digits import make_digits
 
+    ratios = []
     with tempfile.TemporaryDirectory() as folder:
-        data = make_digits(Path(folder) / "digits", train=options.images, val=options.images // 2, imgsz=96)
-        words = [
-            "model=yolov8n.yaml", f"data={data}", f"epochs={options.epochs}", "imgsz=96", "batch=8", "workers=2",
-            "device=cpu", "plots=False", "cache=ram", "optimizer=SGD", "patches=none",
-        ]  # fmt: skip
-        ratios = []
-        for number in range(options.rounds):
-            said, was = foretold(words, options.seconds), taken(words, folder, str(number))
-            ratios.append(said / was)
-            print(f"an epoch: foretold {said:.3f} s, was {was:.3f} s, ratio {ratios[-1]:.3f}")
-        print(f"median ratio {median(ratios):.3f} on {platform.processor() or platform.machine()}")
+        for model, task in MODELS.items():
+            sizes = {"train": options.images, "val": options.images // 2, "imgsz": 96}
+            data = make_digits(Path(folder) / task, task=task, **sizes)
+            for batch, number in product(BATCHES, range(options.rounds)):
+                words = [
+                    f"model={model}", f"data={data}", f"epochs={options.epochs}", "imgsz=96", f"batch={batch}",
+                    "workers=2", "device=cpu", "plots=False", "cache=ram", "optimizer=SGD", "patches=none",
+                ]  # fmt: skip
+                said = foretold(words, options.seconds)
+                was = taken(words, folder, f"{task}-{batch}-{number}")
+                ratios.append(said / was)
+                line = (
+                    f"{model}, batch {batch}: an epoch: foretold {said:.3f} s, was {was:.3f} s, ratio {said / was:.3f}"
+                )
+                print(line, flush=True)
+    print(f"median ratio {median(ratios):.3f} on {platform.processor() or platform.machine()}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Host memory of trainings with cache=ram, upstream and shared-cache, at several numbers of ranks.
 
-Real trainings by torchrun on CPU ranks; while they train, the memory of every rank and loader worker is read from the
-system. RSS counts a page once for each process that has it, PSS shares it among them: PSS is what the machine is short
-of. "images" is what the run takes more than the same run without a cache.
+Real trainings by torchrun on CPU ranks. When they are about to begin, every rank reads every image once, as an epoch
+would, and tells what it and its loader workers hold. RSS counts a page once for each process that has it, PSS shares it
+among them: PSS is what the machine is short of. "images" is what the run takes more than the same run without a cache.
 
-    python benchmarks/host_memory.py [--images 600] [--imgsz 320] [--ranks 1,2,4] [--workers 1] [--json]
+    python benchmarks/host_memory.py [--images 400] [--imgsz 640] [--ranks 1,2,4] [--workers 1] [--json]
 """
 
 from __future__ import annotations
@@ -15,85 +15,87 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-
-import psutil
-from photographs import SMALL, make
+from typing import Any
 
 MIB = 1 << 20
-#: Looks at a training, a second apart; the largest sum counts.
-LOOKS = 5
 
 
-def held(launcher: int) -> tuple[float, float]:
-    """Return RSS and PSS of everything that a launcher has started, in MiB."""
-    rss = pss = 0
-    for process in psutil.Process(launcher).children(recursive=True):
-        try:
-            found = process.memory_full_info()
-        except psutil.Error:
-            continue
-        rss, pss = rss + found.rss, pss + found.pss
-    return rss / MIB, pss / MIB
+def rank(job: dict[str, Any]) -> None:
+    """Be one rank: train to the first step, read every image, tell what is held, and end."""
+    import psutil
+    from torch import distributed
+    from ultralytics import YOLO
+
+    out = Path(job.pop("out"))
+
+    def together() -> None:
+        if distributed.is_initialized():  # one rank has no group
+            distributed.barrier()
+
+    def look(trainer: Any) -> None:
+        for loader in (trainer.train_loader, trainer.test_loader):
+            images = loader.dataset.ims
+            for image in images if images[0] is not None else ():
+                image.sum()
+        together()
+        process = psutil.Process()
+        found = [one.memory_full_info() for one in (process, *process.children(recursive=True))]
+        held = [sum(one.rss for one in found), sum(one.pss for one in found)]
+        together()  # nobody ends before all have looked
+        (out / f"{os.environ['RANK']}.json").write_text(json.dumps(held))
+        os._exit(0)
+
+    model = YOLO("yolov8n.yaml")
+    model.add_callback("on_train_start", look)
+    model.train(**job)
 
 
-def measure(options: argparse.Namespace, data: Path, project: Path, ranks: int, cache: str, spec: str) -> list[float]:
-    """Return the peaks of RSS and PSS of one training, which is ended in its second epoch."""
-    name = f"{ranks}-{cache}-{spec}"
-    words = [
-        "model=yolov8n.yaml", f"data={data}", f"imgsz={options.imgsz}", "batch=8", "epochs=1000", "device=cpu",
-        f"workers={options.workers}", "plots=False", f"project={project}", f"name={name}", f"cache={cache}",
-        "val=False", f"patches={spec}",
-    ]  # fmt: skip
+def measure(options: argparse.Namespace, data: Path, project: Path, ranks: int, cache: Any, spec: str) -> list[float]:
+    """Return RSS and PSS of all ranks and workers of one training, in MiB."""
+    out = project / f"{ranks}-{cache}-{spec}"
+    out.mkdir()
+    job = {
+        "data": str(data), "imgsz": options.imgsz, "batch": 8, "epochs": 1, "device": "cpu", "cache": cache,
+        "workers": options.workers, "plots": False, "project": str(out), "patches": spec, "out": str(out),
+    }  # fmt: skip
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    log = project / f"{name}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, *launcher, "-m", "yolo_patches", "train", *words],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        while not (project / name / "results.csv").exists():  # every image has been read by then
-            if process.poll() is not None:
-                sys.exit(log.read_text()[-4000:])
-            time.sleep(0.2)
-        peaks = [0.0, 0.0]
-        for _ in range(LOOKS):
-            peaks = [max(pair) for pair in zip(peaks, held(process.pid))]
-            time.sleep(1)
-        return peaks
-    finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        for child in [*children, process]:
-            child.kill()
-        process.wait()
+    done = subprocess.run(
+        [sys.executable, *launcher, __file__, "--rank", json.dumps(job)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    files = sorted(out.glob("*.json"))
+    if len(files) < ranks:
+        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+    return [sum(values) / MIB for values in zip(*(json.loads(file.read_text()) for file in files))]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--ranks", default="1,2,4")
     parser.add_argument("--workers", type=int, default=1, help="loader workers a rank")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rank", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.rank is not None:
+        rank(options.rank)
+    from photographs import SMALL, make
+
     rows = []
     with tempfile.TemporaryDirectory() as name:
         data = make(Path(name, "photographs"), options.images, SMALL, "boxes")
         for ranks in map(int, options.ranks.split(",")):
-            plain = measure(options, data, Path(name), ranks, "False", "torchrun")
+            plain = measure(options, data, Path(name), ranks, False, "torchrun")
             for spec in ("torchrun", "torchrun,shared-cache"):
                 rss, pss = measure(options, data, Path(name), ranks, "ram", spec)
-                row = {
-                    "ranks": ranks, "patches": spec, "rss": rss, "pss": pss,
-                    "images_rss": rss - plain[0], "images_pss": pss - plain[1],
-                }  # fmt: skip
-                rows.append(row)
-                print(json.dumps(row), file=sys.stderr, flush=True)
+                images = {"images_rss": rss - plain[0], "images_pss": pss - plain[1]}
+                rows.append({"ranks": ranks, "patches": spec, "rss": rss, "pss": pss, **images})
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps(rows, indent=2))
         return

@@ -214,6 +214,8 @@ def test_measured(version, python, release, digits, tmp_path):
     assert (now["batch"], now["batches"], found["epochs"]) == (8, 2, 3)
     assert now["epoch"] >= 2 * now["step"] > 0
     assert found["hours"] == pytest.approx(now["epoch"] * 3 / 3600)
+    labels = Path(data).parent.glob("labels/train/*.txt")
+    assert now["densest"] == max(len(file.read_text().splitlines()) for file in labels) > 0
     assert now["train_bytes"] > 1 << 28 and now["loading"] > now["batch"] / (now["step"] + now["wait"])
     assert [one["change"] for one in found["tried"]][:1] == ["workers=0" if CORES < 2 else "workers=2"]
     assert done.stderr.count("doctor: measuring ") == 1 + len(found["tried"])

@@ -28,6 +28,9 @@ class Measured:
         train_bytes: Most memory taken while training.
         loading: Images a second of the loader alone.
         val_bytes: Most memory taken by a validation; 0 where none was measured for itself.
+        densest: Objects of the training image that has most. A step of the images that have most of them is in
+            `train_bytes`; 0 where it is not.
+        densest_fails: What has become of that step where it has failed.
     """
 
     batch: int
@@ -39,6 +42,8 @@ class Measured:
     train_bytes: int
     loading: float = 0.0
     val_bytes: int = 0
+    densest: int = 0
+    densest_fails: str = ""
 
     @property
     def speed(self) -> float:
@@ -99,7 +104,9 @@ class Outlook:
             f"measured: {_duration(now.epoch * self.epochs)} for {self.epochs} epochs of {now.epoch:.3g} s, by {seen}:"
             f" a step {now.step * 1000:.3g} ms, {now.wait / (now.step + now.wait):.0%} of its time waiting for data",
             f"  memory: {now.train_bytes / GIB:.3g} GiB in training"
+            + (f" (of the densest images, up to {now.densest} objects)" if now.densest else "")
             + (f", {now.val_bytes / GIB:.3g} GiB in validation" if now.val_bytes else ""),
+            *([f"  a step of the densest images fails: {now.densest_fails}"] if now.densest_fails else []),
             f"  {'change':<20} {'images/s':>9} {'loader alone':>13} {'gain':>6}",
             f"  {'as it is':<20} {_figure(now.speed):>9} {_figure(now.loading):>13}",
         ]

@@ -107,6 +107,11 @@ class Clock:
         composed = first + (batches - 1) * found["wait"] + batches * found["step"] + found.get("validation", 0.0)
         found["epoch"] = median(whole) if whole else composed
         found["epochs_seen"] = len(whole)
+        try:
+            found["densest"] = self._densest(trainer)
+        except RuntimeError as error:  # out of memory, as the run would be
+            found["densest_fails"] = (str(error).strip() or type(error).__name__).splitlines()[0]
+        found["train_bytes"] = max(found["train_bytes"], peak(trainer))
         found["loading"] = self._loading(trainer.train_loader)
         (self.scratch / ANSWER).write_text(json.dumps(found), encoding="utf-8")
 
@@ -116,6 +121,27 @@ class Clock:
         others = [place for place in range(WARM, len(self.ends)) if place not in self.first]
         waits = [self.starts[place] - self.ends[place - 1] for place in others]
         return {"step": sum(steps) / len(steps), "wait": sum(waits) / max(len(waits), 1)}
+
+    def _densest(self, trainer: Any) -> int:
+        """Make one more step, of the images that have most objects: they decide how much an assigner takes.
+
+        Returns:
+            How many objects the densest of them has; 0 where labels are not known, and there is no such step.
+        """
+        data = trainer.train_loader.dataset
+        labels = getattr(data, "labels", None)
+        if not isinstance(labels, list) or not hasattr(data, "collate_fn"):
+            return 0
+        objects = [len(label["cls"]) for label in labels]
+        order = sorted(range(len(objects)), key=objects.__getitem__, reverse=True)[: int(trainer.batch_size)]
+        torch = import_module("torch")
+        forget_peak(trainer)
+        kind = trainer.device.type
+        with torch.autocast(kind, enabled=kind == "cuda" and bool(trainer.amp)):
+            batch = trainer.preprocess_batch(data.collate_fn([data[number] for number in order]))
+            loss = trainer.model(batch)[0].sum()
+        trainer.scaler.scale(loss).backward()
+        return max(objects, default=0)
 
     def _loading(self, loader: Any) -> float:
         """Return the images a second of the loader alone, once what it has read ahead is used up."""
