@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,34 @@ def test_images_that_upstream_cannot_decode_are_upstreams_error():
     with pytest.raises(FileNotFoundError, match="Image Not Found"):
         SharedCache().around()[ImageCache](act, fails)
     assert len(act.into) == 1
+
+
+def test_a_rank_that_waits_in_vain_decodes_for_itself(monkeypatch):
+    from torch import distributed
+
+    from yolo_patches import agreement
+    from yolo_patches.patches import shared_cache
+
+    monkeypatch.setattr(shared_cache, "BEHIND", timedelta(seconds=0.1))
+    monkeypatch.setattr(shared_cache, "DECODES", timedelta(seconds=0.1))
+    told = []
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for answers in ((), ("room",), ("room", "images")):  # of a first rank that ends, or has nothing to share
+            patch = SharedCache()
+            patch._first = 1  # another one than this
+            store = agreement._store(f"{answers}/room"), agreement._store(f"{answers}/images")
+            if "room" in answers:
+                store[0].set("1", "fits")
+            if "images" in answers:
+                store[1].set("1", "")
+            room = CacheRoom(f"{answers}", 4, False, lambda: True, lambda: 0, told.append)
+            patch.handlers()[CacheRoom](room)
+            assert room.fits is ("room" in answers), "upstream's own answer, or the first rank's"
+            act = ImageCache(f"{answers}", 4, lambda: None, lambda *_: None, lambda i: None, tell=told.append)
+            assert patch.around()[ImageCache](act, lambda: "upstream's") == "upstream's"
+            assert act.into is None and patch.verify(None) is False
+    finally:
+        distributed.destroy_process_group()
+    assert "rank 1 has not come to this data set" in told[0]
+    assert all("rank 1 has no images to share" in line for line in told[1:]) and len(told) == 3

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -119,6 +120,8 @@ def _apart(dataset: Any) -> Any:
     apart.ims, apart.buffer = [None] * dataset.ni, []
     for name in SIZES:
         setattr(apart, name, [None] * dataset.ni)
+    if not hasattr(apart, "npy_files"):  # before 8.2 it judges first
+        apart.npy_files = [Path(file).with_suffix(".npy") for file in apart.im_files]
     return apart
 
 
