@@ -77,6 +77,11 @@ from ultralytics.utils import SETTINGS  # noqa: E402
 
 for name in ("tensorboard", "mlflow"):
     dict.__setitem__(SETTINGS, name, loggers)
+if loggers:
+    import mlflow
+
+    # One new experiment in ten draws its number from the random numbers that augment images: not within a training.
+    mlflow.set_experiment(arguments["project"])
 model = YOLO(arguments.pop("model"))
 for callback in (on_train_start, on_train_epoch_start, on_val_start, on_val_end, on_fit_epoch_end):
     model.add_callback(callback.__name__, callback)
