@@ -31,3 +31,24 @@ class Samples(Seam):
     ways: dict[str, Sequence[Callable[..., Any]]] = field(default_factory=dict)
     ledger: Any = None
     trouble: str = ""
+
+
+@dataclass
+class Feed(Seam):
+    """A loader is about to be built.
+
+    The number of workers decides which of them makes which batch, and each draws its own random numbers: a training
+    loader with another number is another run of the same seed. What a validation loader makes is the same.
+
+    Attributes:
+        workers: Processes that make its batches, 0 where the training's own does; a patch may set another number of at
+            least 1 where it is not 0.
+        training: Whether it is the training loader; else it is the validation's.
+        prefetch: Batches that each worker makes ahead.
+        batch_bytes: Bytes of the images of one batch, 0 where they are not known.
+    """
+
+    workers: int
+    training: bool
+    prefetch: int = 2
+    batch_bytes: int = 0

@@ -11,7 +11,9 @@ import numpy
 import torch
 
 from yolo_patches.upstreams import followed_clip, stack
+from yolo_patches.upstreams.fed_loaders import fed
 from yolo_patches.upstreams.scripts.session import Session
+from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import Wrapper
 
 Call = Callable[..., Any]
@@ -149,7 +151,11 @@ def _smart_resume(session: Session, wrapped: Call, _: object, args: Arguments, k
 
 
 def _create_dataloader(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-    return wrapped(*args, **kwargs) if session.training is None else session.training.loader(wrapped, args, kwargs)
+    training = session.training
+    if training is None:
+        return wrapped(*args, **kwargs)
+    with fed(training.lifecycle, wrapped.__module__, lambda: bool(Called(wrapped, args, kwargs)["augment"])):
+        return training.loader(wrapped, args, kwargs)
 
 
 def _check_pil_font(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yolo_patches.activation import activation
-from yolo_patches.loading_seams import Samples
+from yolo_patches.loading_seams import Feed, Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
@@ -60,6 +60,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Evaluation: there.does_not_say("validate.run("),
         Judged: there.does_not_say("fitness(") + there.does_not_say("EarlyStopping("),
         Loading: there.loaders(),
+        Feed: there.loaders(),
         Save: there.does_not_say("torch.save("),
         TargetScores: there.lacks(task.assigner, "TaskAlignedAssigner.forward") + there.steps()
         if task.assigner
