@@ -20,8 +20,9 @@ class Samples(Seam):
     Attributes:
         known: The parts that this data set has: "planes" (image [H, W, 3], whether its channels are swapped) ->
             [3, H, W]; "blend" (image, image, share of the first) -> image; "polygons" (segments, points) -> segments;
-            "masks" (size, segments, ratio) -> mask and order; "separate masks" (size, segments, ratio) -> masks. All
-            NumPy's.
+            "masks" (size, segments, ratio) -> mask and order; "separate masks" (size, segments, ratio) -> masks;
+            "even polygons" as "polygons"; "paste" (image, outlines in whole pixels) -> image with what lies within
+            them there once more, mirrored. All NumPy's.
         ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
         ledger: What becomes of the parts, in memory that all processes share; a patch sets it.
         trouble: Why the data set as a whole is upstream's, when it has been probed; empty where it is not.

@@ -76,7 +76,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Deferral: [NO_PLACE],
         Preparation: [NO_PLACE],
         MicroStep: [NO_PLACE],
-        Samples: [NO_PLACE],
+        Samples: there.loaders(),
         Prediction: [NO_PLACE],
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}

@@ -110,12 +110,7 @@ def figures(trainer: Any, seconds: float, cores: int) -> dict[str, Any]:
         seconds: How long each measurement takes.
         cores: How many of them there are.
     """
-    data = getattr(trainer, "trainset", None) or trainer.data["train"]
-    batch = int(trainer.batch_size) if trainer.batch_size >= 1 else BATCH
-    if isinstance(trainer.model, str):
-        # It is the name of what has not been built yet, and the data set asks for its stride alone.
-        trainer.model = SimpleNamespace(stride=import_module("torch").tensor([float(STRIDE)]))
-    dataset = trainer.build_dataset(data, "train", batch)
+    dataset, batch = training_set(trainer)
     found: dict[str, Any] = {"images": len(dataset), "batch": batch, "imgsz": int(trainer.args.imgsz), "workers": {}}
     build = import_module("ultralytics.data").build_dataloader
     for workers in dict.fromkeys([*(2**power for power in range(10) if 2**power < cores), cores]):
@@ -129,6 +124,20 @@ def figures(trainer: Any, seconds: float, cores: int) -> dict[str, Any]:
         del loader
     found.update(_one_core(dataset, seconds))
     return found
+
+
+def training_set(trainer: Any) -> tuple[Any, int]:
+    """Return the data set that a trainer would train on, with the patches' parts in place, and the images of a batch.
+
+    Args:
+        trainer: Upstream's, whose constructor has run.
+    """
+    data = getattr(trainer, "trainset", None) or trainer.data["train"]
+    batch = int(trainer.batch_size) if trainer.batch_size >= 1 else BATCH
+    if isinstance(trainer.model, str):
+        # It is the name of what has not been built yet, and the data set asks for its stride alone.
+        trainer.model = SimpleNamespace(stride=import_module("torch").tensor([float(STRIDE)]))
+    return trainer.build_dataset(data, "train", batch), batch
 
 
 def _one_core(dataset: Any, seconds: float) -> dict[str, Any]:
@@ -159,30 +168,30 @@ def endless(length: int) -> Iterator[int]:
         yield from random.sample(range(length), length)
 
 
-def main(seconds: float, scratch: str, cores: int, words: list[str]) -> None:
-    """Read what `yolo` would train on.
+def instead_of_training(read: Callable[[Any], Any], scratch: str, words: list[str]) -> None:
+    """Run `yolo` as far as its trainer's `train`, write down as JSON what a function finds there, and end the process.
 
     Args:
-        seconds: How long each measurement takes.
-        scratch: Folder for whatever upstream writes.
-        cores: How many of them there are.
+        read: Takes the trainer; what it returns goes to `ANSWER`.
+        scratch: Folder for that, and for whatever upstream writes.
         words: What `yolo` takes.
     """
     from yolo_patches import api, registry
 
     api.watch()
     adapter = registry.adapter("ultralytics")
-    assert adapter is not None, "its parent has asked it for a forecast"
+    assert adapter is not None, "it is installed with us"
 
-    def read(trainer: Any) -> None:
-        Path(scratch, ANSWER).write_text(json.dumps(figures(trainer, seconds, cores)), encoding="utf-8")
+    def train(trainer: Any) -> None:
+        Path(scratch, ANSWER).write_text(json.dumps(read(trainer)), encoding="utf-8")
         sys.stderr.flush()
         os._exit(0)  # loaders of old releases would wait for workers that have batches to hand out
 
-    import_module("ultralytics.engine.trainer").BaseTrainer.train = read
+    import_module("ultralytics.engine.trainer").BaseTrainer.train = train
     write_nothing()
     adapter.command([*words, f"project={scratch}", "name=read", "plots=False", "exist_ok=True", "device=cpu"])
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+    took, cores_there = float(sys.argv[1]), int(sys.argv[3])
+    instead_of_training(lambda trainer: figures(trainer, took, cores_there), sys.argv[2], sys.argv[4:])
