@@ -57,10 +57,6 @@ class Arm:
             names = [(place, sample_parts.FUNCTIONS[part]) for part, where in there.items() for place in where]
             self._ours = [(place, name, vars(place)[name]) for place, name in names]
 
-    def listens(self, _: type) -> bool:
-        """Return that the patch is active."""
-        return True
-
     def fire(self, seam: Samples) -> Samples:
         """Let the patch set its ways."""
         self.seam = seam

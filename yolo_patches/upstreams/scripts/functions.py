@@ -164,7 +164,8 @@ def _create_dataloader(session: Session, wrapped: Call, _: object, args: Argumen
         if is_training():
             sample_parts.offer(training.lifecycle, training.replaced, session.root, wrapped.__module__)
 
-    training.lifecycle.attempt(offer, Samples)
+    if training.lifecycle.listens(Samples):
+        training.lifecycle.attempt(offer, Samples)
     with fed(training.lifecycle, wrapped.__module__, is_training):
         return training.loader(wrapped, args, kwargs)
 

@@ -49,8 +49,6 @@ def offer(lifecycle: Lifecycle, stack: ExitStack, root: Path, loaders: str) -> N
         root: Of the checkout.
         loaders: Module of the function that builds this training's loaders.
     """
-    if not lifecycle.listens(Samples):
-        return
     there = places(root, loaders)
     seam = lifecycle.fire(Samples(frozenset(there)))
     for name, ways in seam.ways.items():
