@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ClassVar
 
+from yolo_patches.doctor.loading import Figures
 from yolo_patches.doctor.measurement import Measured
 from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Foreseen
@@ -88,3 +89,17 @@ class Adapter(ABC):
             PatchesError: Trainings of this upstream are not measured.
         """
         raise PatchesError(f"doctor --measure is for Ultralytics; trainings of {self.name} are not measured")
+
+    def loading(self, words: list[str], selection: str, seconds: float, cores: int) -> Figures:
+        """Return what making the samples of that training takes. Nothing is trained.
+
+        Args:
+            words: What upstream's command line takes.
+            selection: What is given as `patches=`.
+            seconds: How long each measurement takes.
+            cores: Loaders are measured with up to so many workers.
+
+        Raises:
+            PatchesError: Samples of this upstream are not measured, or it cannot make them.
+        """
+        raise PatchesError(f"bench-loading is for Ultralytics; loaders of {self.name} are not measured")

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from yolo_patches import __version__, api, recipes_command, registry
+from yolo_patches import __version__, api, bench_command, recipes_command, registry
 from yolo_patches.adapter import Adapter
 from yolo_patches.doctor import finding, machine
 from yolo_patches.doctor.examination import examine
@@ -25,7 +25,7 @@ from yolo_patches.upstreams.scripts import recognition
 
 #: Seconds of each measurement, where nobody says how many.
 MEASURE = 30.0
-COMMANDS = ("list", "doctor", "recipes", "verify", "run")
+COMMANDS = ("list", "doctor", "bench-loading", "recipes", "verify", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words and words[0] not in COMMANDS and not words[0].startswith("-"):
             return _yolo(words)
         options = _parser().parse_args(words)
-        command = {"list": _list, "doctor": _doctor, "recipes": recipes_command.run, "verify": _verify, "run": _run}[
-            options.command
-        ]
+        command = {
+            "list": _list,
+            "doctor": _doctor,
+            "bench-loading": bench_command.run,
+            "recipes": recipes_command.run,
+            "verify": _verify,
+            "run": _run,
+        }[options.command]
         status = command(options)
         sys.stdout.flush()
         return status
@@ -60,9 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="yolo-patches", description="YOLO training that comes out right.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{list,doctor,recipes,verify,run,train ...}"
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)},train ...}}")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     commands.add_parser("list", parents=[as_json], help="patches, options, and their status against the upstream here")
@@ -79,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="what you would give to 'yolo train', or a script and its arguments"
+    )
+    bench_command.add_arguments(
+        commands.add_parser(
+            "bench-loading", parents=[as_json], help="images a second of your data, by cores, workers and levels"
+        )
     )
     recipes_command.add_arguments(
         commands.add_parser("recipes", parents=[as_json], help="what models' authors trained with, and their command")

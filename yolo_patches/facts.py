@@ -103,6 +103,7 @@ class Devices:
         held: Their numbers, as far as they have some; where none is named, the one that upstream takes.
         launcher: The launcher whose ranks train together; None where upstream starts them itself, or nobody does.
         own_ranks: Whether upstream itself takes its ranks from a launcher.
+        own_ranks_on_node: How many of those are on this node; 0 where it is not known.
     """
 
     world_size: int = 1
@@ -111,11 +112,12 @@ class Devices:
     held: tuple[int, ...] = ()
     launcher: Launcher | None = None
     own_ranks: bool = False
+    own_ranks_on_node: int = 0
 
     @property
     def on_node(self) -> int:
         """Number of ranks on this node; all of them where the launcher does not say."""
-        return (self.launcher and self.launcher.local_world_size) or self.world_size
+        return (self.launcher and self.launcher.local_world_size) or self.own_ranks_on_node or self.world_size
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ class Samples(Seam):
     Attributes:
         known: The parts that this data set has: "planes" (image [H, W, 3], whether its channels are swapped) ->
             [3, H, W]; "blend" (image, image, share of the first) -> image; "polygons" (segments, points) -> segments;
-            "masks" (size, segments, ratio) -> mask and order; "separate masks" (size, segments, ratio) -> masks. All
-            NumPy's.
+            "masks" (size, segments, ratio) -> mask and order; "separate masks" (size, segments, ratio) -> masks;
+            "even polygons" as "polygons"; "paste" (image, outlines in whole pixels) -> image with what lies within
+            them there once more, mirrored. All NumPy's.
         ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
         ledger: What becomes of the parts, in memory that all processes share; a patch sets it.
         trouble: Why the data set as a whole is upstream's, when it has been probed; empty where it is not.
@@ -31,3 +32,24 @@ class Samples(Seam):
     ways: dict[str, Sequence[Callable[..., Any]]] = field(default_factory=dict)
     ledger: Any = None
     trouble: str = ""
+
+
+@dataclass
+class Feed(Seam):
+    """A loader is about to be built.
+
+    The number of workers decides which of them makes which batch, and each draws its own random numbers: a training
+    loader with another number is another run of the same seed. What a validation loader makes is the same.
+
+    Attributes:
+        workers: Processes that make its batches, 0 where the training's own does; a patch may set another number of at
+            least 1 where it is not 0.
+        training: Whether it is the training loader; else it is the validation's.
+        prefetch: Batches that each worker makes ahead.
+        batch_bytes: Bytes of the images of one batch, 0 where they are not known.
+    """
+
+    workers: int
+    training: bool
+    prefetch: int = 2
+    batch_bytes: int = 0

@@ -58,9 +58,9 @@ RENAMED5 = {
 }
 #: What is renamed -> what `all` has beside the defaults that cannot do without it.
 OF_ALL = {
-    "create_dataloader": {"monitor", "warmup"},
-    "augment": {"monitor", "warmup"},
-    "callbacks.run and create_dataloader": {"monitor", "warmup"},
+    "create_dataloader": {"fast-load", "feeding", "monitor", "warmup"},
+    "augment": {"fast-load", "feeding", "monitor", "warmup"},
+    "callbacks.run and create_dataloader": {"fast-load", "feeding", "monitor", "warmup"},
     "clip_grad_norm_": {"warmup"},
     "validate.run": {"fast-val"},
 }

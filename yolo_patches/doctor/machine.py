@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from yolo_patches import cores
 from yolo_patches.doctor.subject import Accelerator, Machine
 from yolo_patches.facts import Devices
 from yolo_patches.validation import host_memory
@@ -18,14 +17,7 @@ def here(devices: Devices) -> Machine:
     Args:
         devices: Where the training runs.
     """
-    return Machine(cores(), host_memory.available(), _accelerators(devices))
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return Machine(cores.usable(), host_memory.available(), _accelerators(devices))
 
 
 def _accelerators(devices: Devices) -> tuple[Accelerator, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from yolo_patches.doctor.machine import cores
+from yolo_patches import cores
 
 #: Verdicts that a run is told, at most.
 MOST = 3
@@ -31,7 +31,7 @@ class Circumstances:
     @property
     def cores(self) -> int:
         """Cores that this rank may use."""
-        return max(cores() // self.ranks, 1)
+        return max(cores.usable() // self.ranks, 1)
 
 
 Row = Mapping[str, float]

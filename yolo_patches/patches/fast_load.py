@@ -17,6 +17,8 @@ PARTS = {
     "planes": "channels and flips in one pass",
     "blend": "mixup by rows",
     "polygons": "polygons on kept grids",
+    "even polygons": "polygons on kept grids",
+    "paste": "objects pasted where they lie",
     "masks": "masks where their objects are",
     "separate masks": "masks where their objects are",
 }
@@ -75,7 +77,7 @@ class FastLoad(Patch):
         return True
 
     def _samples(self, seam: Samples) -> Decision:
-        from yolo_patches.loading import blend, masks, planes, polygons
+        from yolo_patches.loading import blend, masks, paste, planes, polygons, script_polygons
         from yolo_patches.loading.part import Ledger
 
         self._seam = seam
@@ -85,6 +87,8 @@ class FastLoad(Patch):
             "planes": planes.WAYS,
             "blend": blend.WAYS,
             "polygons": polygons.WAYS,
+            "even polygons": script_polygons.WAYS,
+            "paste": paste.WAYS,
             "masks": masks.OVERLAPPING,
             "separate masks": masks.SEPARATE,
         }

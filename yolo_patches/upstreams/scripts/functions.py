@@ -10,8 +10,12 @@ from typing import Any
 import numpy
 import torch
 
+from yolo_patches.loading_seams import Samples
 from yolo_patches.upstreams import followed_clip, stack
+from yolo_patches.upstreams.fed_loaders import fed
+from yolo_patches.upstreams.scripts import sample_parts
 from yolo_patches.upstreams.scripts.session import Session
+from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import Wrapper
 
 Call = Callable[..., Any]
@@ -149,7 +153,21 @@ def _smart_resume(session: Session, wrapped: Call, _: object, args: Arguments, k
 
 
 def _create_dataloader(session: Session, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
-    return wrapped(*args, **kwargs) if session.training is None else session.training.loader(wrapped, args, kwargs)
+    training = session.training
+    if training is None:
+        return wrapped(*args, **kwargs)
+
+    def is_training() -> bool:
+        return bool(Called(wrapped, args, kwargs)["augment"])
+
+    def offer() -> None:
+        if is_training():
+            sample_parts.offer(training.lifecycle, training.replaced, session.root, wrapped.__module__)
+
+    if training.lifecycle.listens(Samples):
+        training.lifecycle.attempt(offer, Samples)
+    with fed(training.lifecycle, wrapped.__module__, is_training):
+        return training.loader(wrapped, args, kwargs)
 
 
 def _check_pil_font(wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:

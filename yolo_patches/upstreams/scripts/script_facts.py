@@ -32,6 +32,11 @@ def world_size() -> int:
     return int(os.getenv("WORLD_SIZE", "1"))
 
 
+def ranks_on_node() -> int:
+    """Return the number of ranks on this node, 0 where the launcher does not say."""
+    return int(os.getenv("LOCAL_WORLD_SIZE", "0"))
+
+
 def rank() -> int:
     """Return this process's rank, -1 without a launcher."""
     return int(os.getenv("RANK", "-1"))
@@ -123,7 +128,7 @@ def facts(
             warmup_epochs=_number(hyp.get("warmup_epochs"), usual.warmup_epochs),
             patience=int(_number(getattr(opt, "patience", None), 0)),
         ),
-        devices=known.Devices(world_size=world_size(), kind=device, own_ranks=True),
+        devices=known.Devices(world_size=world_size(), kind=device, own_ranks=True, own_ranks_on_node=ranks_on_node()),
         loss=known.Loss(
             normaliser=layout.tasks[task].normaliser, floored=floored, validated=_validates_loss(session, script)
         ),

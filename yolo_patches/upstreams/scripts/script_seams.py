@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yolo_patches.activation import activation
 from yolo_patches.caching_seams import CacheRoom, ImageCache
-from yolo_patches.loading_seams import Samples
+from yolo_patches.loading_seams import Feed, Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
@@ -61,6 +61,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Evaluation: there.does_not_say("validate.run("),
         Judged: there.does_not_say("fitness(") + there.does_not_say("EarlyStopping("),
         Loading: there.loaders(),
+        Feed: there.loaders(),
         Save: there.does_not_say("torch.save("),
         TargetScores: there.lacks(task.assigner, "TaskAlignedAssigner.forward") + there.steps()
         if task.assigner
@@ -76,9 +77,9 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Deferral: [NO_PLACE],
         Preparation: [NO_PLACE],
         MicroStep: [NO_PLACE],
-        Samples: [NO_PLACE],
         CacheRoom: [NO_PLACE],
         ImageCache: [NO_PLACE],
+        Samples: there.loaders(),
         Prediction: [NO_PLACE],
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}

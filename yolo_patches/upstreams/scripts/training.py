@@ -83,6 +83,7 @@ class Training:
         self._warming: WarmUp | None = None
         self._hyp: Mapping[str, Any] = {}
         self._batches = 0  # of this epoch, begun
+        self.replaced = ExitStack()  # functions of upstream's, until the training ends
 
     @contextmanager
     def under_way(self, callbacks: Any) -> Iterator[None]:
@@ -90,7 +91,7 @@ class Training:
         self.session.training = self
         self._callbacks = callbacks
         try:
-            with self.lifecycle.under_way(), self.steps.listening(callbacks), self._followed_names():
+            with self.replaced, self.lifecycle.under_way(), self.steps.listening(callbacks), self._followed_names():
                 yield
         finally:
             common_step.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
+from yolo_patches.activation import ENVIRONMENT
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.defect import found_in, number
+from yolo_patches.doctor.loading import Figures
 from yolo_patches.doctor.measurement import Measured
 from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Forecast, Foreseen, forecasting
@@ -42,6 +45,8 @@ HOOKS: Mapping[str, tuple[str, str]] = {
 }
 #: The oldest release that is supported.
 FLOOR = "8.0.200"
+#: Task -> what names its model files; without detection, whose have none.
+SUFFIXES = {"segment": "-seg", "classify": "-cls", "pose": "-pose", "obb": "-obb"}
 
 
 class Ultralytics(Adapter):
@@ -135,6 +140,30 @@ class Ultralytics(Adapter):
                 return None
             found = json.loads(answer.read_text(encoding="utf-8"))
         return Measured(**{field.name: found[field.name] for field in fields(Measured) if field.name in found})
+
+    def loading(self, words: list[str], selection: str, seconds: float, cores: int) -> Figures:
+        """Make samples in a child process, which writes into a folder that is removed."""
+        why = below_floor()
+        if why:
+            raise PatchesError(why)
+        from yolo_patches.upstreams.ultralytics import loading_figures
+
+        start = words if "train" in words or "mode=train" in words else ["train", *words]
+        if not any(word.startswith("model=") for word in start):  # upstream would download weights, which nobody needs
+            task = next((word[5:] for word in start if word.startswith("task=")), "")
+            start = [*start, f"model=yolov8n{SUFFIXES.get(task, '')}.yaml"]
+        with tempfile.TemporaryDirectory() as scratch:
+            child = [sys.executable, "-m", loading_figures.__name__, str(seconds), scratch, str(cores)]
+            # A cache on disk is a file beside each image, which nobody has asked this command for.
+            kept = [word for word in start if word != "cache=disk"]
+            environ = {**os.environ, ENVIRONMENT: selection}
+            done = subprocess.run([*child, *kept], capture_output=True, check=False, text=True, env=environ)
+            answer = Path(scratch, loading_figures.ANSWER)
+            if not answer.exists():
+                said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+                raise PatchesError(f"bench-loading: the training set cannot be read: {said[-1] if said else 'no word'}")
+            found = json.loads(answer.read_text(encoding="utf-8"))
+        return Figures(**{**found, "workers": {int(key): value for key, value in found["workers"].items()}})
 
 
 def below_floor() -> str:

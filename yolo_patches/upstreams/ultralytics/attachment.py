@@ -33,6 +33,7 @@ from yolo_patches.seams import (
 )
 from yolo_patches.step_seams import WarmUpStep
 from yolo_patches.upstreams.epoch_rows import EpochRows
+from yolo_patches.upstreams.fed_loaders import fed
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.ultralytics import batch_parts, evaluation
@@ -41,7 +42,7 @@ from yolo_patches.upstreams.ultralytics.live_objects import LiveObjects
 from yolo_patches.upstreams.ultralytics.memory import Memory
 from yolo_patches.upstreams.ultralytics.optimization import Optimization
 from yolo_patches.upstreams.ultralytics.sample_parts import SampleParts
-from yolo_patches.upstreams.ultralytics.seam_sources import OPTIMIZER, defects
+from yolo_patches.upstreams.ultralytics.seam_sources import LOADERS, OPTIMIZER, defects
 from yolo_patches.validation_seams import Evaluation, Judged
 from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
@@ -117,7 +118,8 @@ class Attachment:
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
-        return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
+        with fed(self.lifecycle, LOADERS, lambda: bool(Called(wrapped, args, kwargs)["mode"] == "train")):
+            return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
 
     def _val_batch(self, call: Called) -> Called:
         if call["mode"] == "val":

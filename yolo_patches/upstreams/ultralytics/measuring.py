@@ -112,7 +112,7 @@ class Clock:
         except RuntimeError as error:  # out of memory, as the run would be
             found["densest_fails"] = (str(error).strip() or type(error).__name__).splitlines()[0]
         found["train_bytes"] = max(found["train_bytes"], peak(trainer))
-        found["loading"] = self._loading(trainer.train_loader)
+        found["loading"] = loader_speed(trainer.train_loader, self.seconds * LOADING)
         (self.scratch / ANSWER).write_text(json.dumps(found), encoding="utf-8")
 
     def _steps(self) -> dict[str, float]:
@@ -143,21 +143,6 @@ class Clock:
         trainer.scaler.scale(loss).backward()
         return max(objects, default=0)
 
-    def _loading(self, loader: Any) -> float:
-        """Return the images a second of the loader alone, once what it has read ahead is used up."""
-        ahead = loader.num_workers * (loader.prefetch_factor or 0)
-        limit = time.perf_counter() + self.seconds * LOADING
-        images, begun = 0, 0.0
-        for number, batch in enumerate(chain.from_iterable(repeat(loader))):
-            now = time.perf_counter()
-            if number <= ahead:
-                begun = now
-                continue
-            images += len(batch["img"])
-            if now > limit:
-                return images / (now - begun)
-        return 0.0
-
     def _validation(self, trainer: Any) -> float:
         """Return the seconds of a validation; of a long one, by as many batches as there is time for."""
         self.validated.clear()
@@ -169,6 +154,26 @@ class Clock:
         except EnoughError:
             return (time.perf_counter() - begun) / len(self.validated) * len(trainer.validator.dataloader)
         return time.perf_counter() - begun
+
+
+def loader_speed(loader: Any, seconds: float) -> float:
+    """Return the images a second of a loader alone, once what it has read ahead is used up.
+
+    Args:
+        loader: Upstream's; it is read as often as it takes.
+        seconds: How long to read.
+    """
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    images, begun = 0, 0.0
+    for number, batch in enumerate(chain.from_iterable(repeat(loader))):
+        now = time.perf_counter()
+        if number <= ahead:
+            begun = now
+            continue
+        images += len(batch["img"])
+        if now > begun + seconds:
+            return images / (now - begun)
+    return 0.0
 
 
 def peak(trainer: Any) -> int:
@@ -192,7 +197,8 @@ def forget_peak(trainer: Any) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _write_nothing() -> None:
+def write_nothing() -> None:
+    """Keep label caches, repaired images and loggers from being written."""
     dataset = import_module("ultralytics.data.dataset")
     release = getattr(dataset, "DATASET_CACHE_VERSION", None)
 
@@ -221,7 +227,7 @@ def main(seconds: float, scratch: str, words: list[str]) -> None:
     adapter = registry.adapter("ultralytics")
     assert adapter is not None, "its parent has asked it for a forecast"
     Clock(seconds, Path(scratch)).install()
-    _write_nothing()
+    write_nothing()
     kept = [word for word in words if word.partition("=")[0] not in ("epochs", "patience", "time")]
     ours = (f"project={scratch}", "name=measured", "plots=False", "exist_ok=True", f"epochs={ENDLESS}", "patience=0")
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 
 from yolo_patches.activation import activation
 from yolo_patches.caching_seams import CacheRoom, ImageCache
-from yolo_patches.loading_seams import Samples
+from yolo_patches.loading_seams import Feed, Samples
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
@@ -50,6 +51,8 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "save_metrics": ("metrics",),
     "label_loss_items": (),
 }
+#: Where upstream builds its loaders, and the name of their class there.
+LOADERS, LOADER = "ultralytics.data.build", "InfiniteDataLoader"
 OPTIMIZER = ("build_optimizer", "optimizer_step", "resume_training")
 SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Arguments: (),
@@ -78,6 +81,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     MicroStep: ("preprocess_batch", *OPTIMIZER),
     Prediction: ("validate", "final_eval"),
     Samples: ("build_dataset",),
+    Feed: ("get_dataloader",),
     StackGap: (),
 }
 #: The arguments that patches at a seam read.
@@ -142,4 +146,6 @@ def missing(owner: type) -> Mapping[type[Seam], str]:
     found[TargetScores] += losses
     found[Ranks] = launch.defects(owner)
     found[CacheRoom] = found[ImageCache] = cached_images.defects()
+    if not hasattr(import_module(LOADERS), LOADER):
+        found[Feed].append(f"{LOADERS}.{LOADER} does not exist")
     return {seam: "; ".join(why) for seam, why in found.items() if why}

@@ -1,0 +1,41 @@
+"""fast-load and feeding in checkouts: seeded trainings have the same weights, with loader workers and without."""
+
+from __future__ import annotations
+
+import yaml
+
+from tests.scripts.conftest import arguments, plan, run
+
+
+def test_the_same_training(drive, yolov9, yolov5, models, data, tmp_path):
+    """Two epochs of polygons that are pasted, mixed and resampled."""
+    jobs = {
+        "yolov9": (yolov9, "train.py", models / "single.yaml", "hyp9.yaml", 1),
+        "yolov5": (yolov5, "segment/train.py", models / "v5-segment.yaml", "hyp5.yaml", 0),
+    }
+    for upstream, (root, script, model, published, workers) in jobs.items():
+        hyp = {**yaml.safe_load((models / published).read_text()), "copy_paste": 0.6, "mixup": 0.6, "lr0": 0.1}
+        (tmp_path / published).write_text(yaml.safe_dump(hyp))
+        runs = []
+        for spec in ("compat", "compat,fast-load,feeding"):
+            name = f"{upstream} {spec}"
+            words = arguments(model, data("segment"), tmp_path / published, tmp_path, name, epochs=2)
+            words = (
+                *words,
+                "--workers",
+                workers,
+                *(("--noplots", "--noval") if upstream == "yolov9" else ("--noval",)),
+            )
+            runs.append(run(name, root, script, words, spec))
+        theirs, ours = drive(runs).values()
+        for done in (theirs, ours):
+            assert "error" not in done, done["log"][-3000:]
+        assert ours["digest"] == theirs["digest"] and ours["left"] == []
+        items = {one["name"]: one for one in plan(tmp_path / runs[1]["name"])["patches"]}
+        item = items["fast-load"]
+        assert (item["status"], item["verified"]) == ("active", True), item
+        assert "objects pasted where they lie" in item["reason"]
+        fed = items["feeding"]
+        changes = [(one["what"], one["upstream"], one["patched"]) for one in fed["changes"]]
+        assert changes == ([("validation loader workers", 2, 1)] if workers else [])
+        assert (fed["status"], fed["verified"]) == (("active", True) if workers else ("inert", None)), fed

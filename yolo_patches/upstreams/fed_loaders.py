@@ -1,0 +1,58 @@
+"""The loaders that an upstream builds, on their way to the seam at which patches set how they are fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.loading_seams import Feed
+from yolo_patches.wrapping import instead
+
+#: Names under which upstreams' modules know the classes of their loaders.
+CLASSES = ("InfiniteDataLoader", "DataLoader")
+#: What torch takes where nobody says how many batches a worker makes ahead.
+PREFETCH = 2
+
+
+@contextmanager
+def fed(lifecycle: Lifecycle, module: str, is_training: Callable[[], bool]) -> Iterator[None]:
+    """Fire `Feed` for the loaders that functions of a module make while this is open.
+
+    Upstream computes the number of workers on the way, so it is replaced where it arrives: at the loader's class.
+
+    Args:
+        lifecycle: Of the training.
+        module: Whose functions make loaders, and name their classes.
+        is_training: Tells whether they are for training.
+    """
+    with ExitStack() as stack:
+        if lifecycle.takes(Feed):
+            lifecycle.attempt(lambda: _stand_in(stack, lifecycle, module, is_training()), Feed)
+        yield
+
+
+def _stand_in(stack: ExitStack, lifecycle: Lifecycle, module: str, training: bool) -> None:
+    found = import_module(module)
+    for name in CLASSES:
+        if name in vars(found):
+            made = partial(_made, lifecycle, training, vars(found)[name])
+            stack.enter_context(instead(found, name, made))
+
+
+def _made(lifecycle: Lifecycle, training: bool, loader: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    changes = lifecycle.attempt(lambda: _changes(lifecycle, training, *args, **kwargs), Feed)
+    return loader(*args, **{**kwargs, **(changes or {})})
+
+
+def _changes(lifecycle: Lifecycle, training: bool, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments that patches have changed."""
+    workers = int(kwargs["num_workers"])
+    dataset = args[0] if args else kwargs["dataset"]
+    size = getattr(dataset, "imgsz", None) or getattr(dataset, "img_size", None) or 0
+    bytes_ = 3 * int(size) ** 2 * int(kwargs["batch_size"]) if isinstance(size, int) else 0
+    seam = lifecycle.fire(Feed(workers, training, int(kwargs.get("prefetch_factor") or PREFETCH), bytes_))
+    return {} if seam.workers == workers or not workers else {"num_workers": max(int(seam.workers), 1)}
