@@ -82,6 +82,11 @@ class Part:
         self._ledger.count(self.name, CALLS)
         return made
 
+    @property
+    def believed(self) -> bool:
+        """Whether no call is made both ways any longer."""
+        return bool(self.ways) and self._equal >= COMPARED and not self._ledger.has(self.name, OFF)
+
     def _compared(self, upstream: Callable[..., Any], *args: Any) -> Any:
         """Return upstream's result, and go on with the ways that have the same."""
         theirs = upstream(*args)

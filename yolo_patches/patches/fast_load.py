@@ -14,6 +14,8 @@ from yolo_patches.selection import Option
 
 #: Part -> what is done to less cost, in words.
 PARTS = {
+    "canvas": "a mosaic painted where it is seen",
+    "colours": "colours by arithmetic, in rows",
     "planes": "channels and flips in one pass",
     "blend": "mixup by rows",
     "polygons": "polygons on kept grids",
@@ -77,13 +79,15 @@ class FastLoad(Patch):
         return True
 
     def _samples(self, seam: Samples) -> Decision:
-        from yolo_patches.loading import blend, masks, paste, planes, polygons, script_polygons
+        from yolo_patches.loading import blend, canvas, colours, masks, paste, planes, polygons, script_polygons
         from yolo_patches.loading.part import Ledger
 
         self._seam = seam
         if not seam.known:
             return Decision("inert", "this training set is none of upstream's, or has nothing that we know")
         ways: dict[str, Any] = {
+            "canvas": canvas.WAYS,
+            "colours": colours.WAYS,
             "planes": planes.WAYS,
             "blend": blend.WAYS,
             "polygons": polygons.WAYS,

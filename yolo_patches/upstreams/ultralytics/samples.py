@@ -7,29 +7,22 @@ on pixels or polygons. What stands in survives pickling, as loader workers may b
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 
-from yolo_patches.loading.part import COMPARED, Part, alike
+from yolo_patches.loading.part import Part, alike
 from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import random_numbers
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
+from yolo_patches.upstreams.ultralytics.sample_canvas import CANVAS, canvas_steps
+from yolo_patches.upstreams.ultralytics.sample_functions import CALLS, FUNCTIONS, functions, settle_polygons
+from yolo_patches.upstreams.ultralytics.sample_operations import OPERATIONS, is_known
 from yolo_patches.wrapping import instead
 
-#: Part -> the class of upstream's transform that has it.
-TRANSFORMS = {"planes": "Format", "blend": "MixUp"}
-#: Part -> upstream's function, and the modules that call it by name.
-FUNCTIONS = {
-    "polygons": ("resample_segments", ("ultralytics.data.dataset", "ultralytics.utils.instance")),
-    "masks": ("polygons2masks_overlap", ("ultralytics.data.augment",)),
-    "separate masks": ("polygons2masks", ("ultralytics.data.augment",)),
-}
 #: Samples that are made both ways before the first loader.
 PROBED = 4
 #: What a data set remembers of the images that it has read last.
@@ -40,10 +33,12 @@ def samples(dataset: Any) -> Samples:
     """Return what is known of a data set: upstream's own transforms and functions, unmodified."""
     found = set()
     if is_upstreams(dataset) and hasattr(dataset, "transforms"):
-        kinds = {type(one).__name__ for one in _transforms(dataset.transforms) if _is_known(one)}
-        found |= {part for part, kind in TRANSFORMS.items() if kind in kinds}
-        if kinds:  # a classification set has neither boxes nor polygons
-            found |= {part for part, (name, modules) in FUNCTIONS.items() if _functions(name, modules)}
+        known = [one for one in _transforms(dataset.transforms) if is_known(one)]
+        found |= {part for one in known for part, _, _ in _operations(one)}
+        if known:  # a classification set has neither boxes nor polygons
+            found |= {part for part, (name, modules) in FUNCTIONS.items() if functions(name, modules)}
+        if any(canvas_steps(one) for one in _chains(dataset.transforms)):
+            found.add(CANVAS)
     return Samples(frozenset(found))
 
 
@@ -59,7 +54,7 @@ class InPlace:
         self._parts = {name: Part(name, ways, seam.ledger) for name, ways in seam.ways.items() if name in seam.known}
         self._ledger = seam.ledger
         if "polygons" in self._parts:
-            _settle_polygons(self._parts["polygons"])
+            settle_polygons(self._parts["polygons"])
         before = dataset.transforms, dict(vars(dataset))
         try:
             self._transform(dataset.transforms)
@@ -74,7 +69,7 @@ class InPlace:
         """Replace upstream's functions for as long as the stack is open; forked workers have what stands then."""
         for part, (name, modules) in FUNCTIONS.items():
             if part in self._parts:
-                for module in _functions(name, modules):
+                for module in functions(name, modules):
                     ours = CALLS[part](self._parts[part], vars(module)[name])
                     stack.enter_context(instead(module, name, ours))
 
@@ -98,19 +93,18 @@ class InPlace:
 
     def _transform(self, transforms: Any) -> None:
         """Put the parts into a pipeline of transforms."""
-        for one in _transforms(transforms):
-            if _is_known(one):
-                kind = type(one).__name__
-                if kind == TRANSFORMS["planes"] and "planes" in self._parts:
-                    one._format_img = Planes(one, self._parts["planes"])
-                elif kind == TRANSFORMS["blend"] and "blend" in self._parts:
-                    method = "apply_image" if hasattr(one, "apply_image") else "_mix_transform"
-                    setattr(one, method, Blend(one, method, self._parts["blend"]))
+        for one in filter(is_known, list(_transforms(transforms))):
+            for part, method, operation in _operations(one):
+                if part in self._parts:
+                    setattr(one, method, operation(one, method, self._parts[part]))
+        for compose in list(_chains(transforms)):
+            for transform, method, step in canvas_steps(compose) if CANVAS in self._parts else ():
+                setattr(transform, method, step(self._parts[CANVAS]))
 
     def _take_back(self, transforms: Any) -> None:
         for one in _transforms(transforms):
-            for name in ("_format_img", "apply_image", "_mix_transform"):
-                if isinstance(vars(one).get(name), (Planes, Blend)):
+            for name, value in list(vars(one).items()):
+                if type(value).__module__.startswith("yolo_patches."):
                     delattr(one, name)
 
 
@@ -136,147 +130,29 @@ class Rebuilt:
         return transforms
 
 
-class Planes:
-    """Upstream's `_format_img`, with our operation on the pixels.
-
-    Args:
-        transform: Whose method it is.
-        part: Does the work.
-    """
-
-    def __init__(self, transform: Any, part: Part) -> None:
-        self._transform = transform
-        self._part = part
-        before = random.getstate()
-        self._upstream(np.zeros((1, 1, 3), np.uint8))
-        self._draws = random.getstate() != before  # whether the order of channels is left to chance
-        random.setstate(before)
-
-    def __call__(self, image: Any) -> Any:
-        """Return the image as a tensor [C, H, W]."""
-        if image.ndim != 3 or image.shape[2] != 3:
-            return self._upstream(image)
-        before = random.getstate() if self._draws else None
-
-        def upstream(image: Any, _: bool) -> Any:
-            if before is not None:
-                random.setstate(before)
-            return self._upstream(image).numpy()
-
-        swapped = not self._draws or random.uniform(0, 1) > self._transform.bgr
-        return torch.from_numpy(self._part(upstream, image, swapped))
-
-    def _upstream(self, image: Any) -> Any:
-        return type(self._transform)._format_img(self._transform, image)
-
-
-class Blend:
-    """Upstream's step of a transform that blends two images, with our operation on the pixels.
-
-    Args:
-        transform: Whose method it is.
-        method: Its name: `apply_image`, or before 8.4.100 or so `_mix_transform`, which draws and joins labels, too.
-        part: Does the work.
-    """
-
-    def __init__(self, transform: Any, method: str, part: Part) -> None:
-        self._transform = transform
-        self._method = method
-        self._part = part
-
-    def __call__(self, labels: Any, *params: Any) -> Any:
-        """Blend `labels["img"]` with the image that is to be mixed in."""
-        whole = partial(getattr(type(self._transform), self._method), self._transform)
-        others = labels["mix_labels"]
-        image, other = labels["img"], others[0]["img"]
-        before = np.random.get_state()
-
-        def upstream(image: Any, other: Any, _: float) -> Any:
-            np.random.set_state(before)
-            return whole({**labels, "mix_labels": [{**others[0], "img": other}]}, *params)["img"]
-
-        share = params[0]["r"] if params else np.random.beta(32.0, 32.0)
-        blended = self._part(upstream, image, other, share)
-        if not params:  # labels are joined, and numbers drawn, where no pixel is computed
-            np.random.set_state(before)
-            nothing = image[:0]
-            labels["img"], others[0]["img"] = nothing, nothing
-            labels = whole(labels)
-        labels["img"] = blended
-        return labels
-
-
-def _settle_polygons(part: Part) -> None:
-    """Find the way of this release where it can be told from the others: with fewer corners than points."""
-    name, modules = FUNCTIONS["polygons"]
-    ours = _resample(part, vars(_functions(name, modules)[0])[name])
-    for corners in range(3, 3 + COMPARED):
-        ours([np.linspace(0, 1, 2 * corners, dtype=np.float32).reshape(corners, 2) ** 2], n=20)
-
-
-def _resample(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(theirs)
-    def resample_segments(segments: Any, n: int = 1000) -> Any:
-        if not isinstance(segments, list):
-            return theirs(segments, n)
-        segments[:] = part(lambda segments, n: theirs(list(segments), n), segments, n)
-        return segments
-
-    return resample_segments
-
-
-def _overlap(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(theirs)
-    def polygons2masks_overlap(imgsz: Any, segments: Any, downsample_ratio: int = 1) -> Any:
-        return part(theirs, imgsz, segments, downsample_ratio)
-
-    return polygons2masks_overlap
-
-
-def _separate(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(theirs)
-    def polygons2masks(imgsz: Any, polygons: Any, color: int, downsample_ratio: int = 1) -> Any:
-        if color != 1:
-            return theirs(imgsz, polygons, color, downsample_ratio)
-        return part(lambda size, segments, ratio: theirs(size, segments, 1, ratio), imgsz, polygons, downsample_ratio)
-
-    return polygons2masks
-
-
-CALLS = {"polygons": _resample, "masks": _overlap, "separate masks": _separate}
-
-
-def _chains(transforms: Any) -> Iterator[list[Any]]:
-    """Yield the lists of a pipeline's transforms, each once: what is mixed in has passed through a pipeline, too."""
+def _chains(transforms: Any) -> Iterator[Any]:
+    """Yield the compositions of a pipeline, each once: what is mixed in has passed through a pipeline, too."""
     waiting, seen = [transforms], set()
     while waiting:
         one = waiting.pop()
         chain = getattr(one, "transforms", None)
         if isinstance(chain, list) and is_upstreams(one) and id(chain) not in seen:
             seen.add(id(chain))
-            yield chain
+            yield one
             waiting += [*chain, *(getattr(inner, "pre_transform", None) for inner in chain)]
 
 
 def _transforms(transforms: Any) -> Iterator[Any]:
-    for chain in _chains(transforms):
-        yield from chain
+    for composition in _chains(transforms):
+        yield from composition.transforms
 
 
-def _is_known(transform: Any) -> bool:
-    """Return whether a transform is upstream's own, and nobody has replaced its methods."""
-    names = ("__call__", "_format_img", "_mix_transform", "apply_image", "get_params", "apply_instances")
-    methods = [getattr(type(transform), name) for name in names if hasattr(type(transform), name)]
-    return type(transform).__module__ == "ultralytics.data.augment" and all(
-        is_upstreams(method) and name not in vars(transform)
-        for name, method in zip([name for name in names if hasattr(type(transform), name)], methods)
-    )
-
-
-def _functions(name: str, modules: Sequence[str]) -> list[Any]:
-    """Return the modules that have upstream's own function under a name."""
-    found = [import_module(module) for module in modules]
-    return [module for module in found if is_upstreams(vars(module).get(name))]
+def _operations(transform: Any) -> Iterator[tuple[str, str, Callable[..., Any]]]:
+    """Yield of a transform the parts that it has, the first method of each that it knows, and what stands in."""
+    for part, kind, methods, operation in OPERATIONS:
+        method = next((name for name in methods if hasattr(transform, name)), None)
+        if type(transform).__name__ == kind and method:
+            yield part, method, operation
 
 
 @contextmanager
