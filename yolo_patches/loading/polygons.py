@@ -30,6 +30,12 @@ def evenly(segments: Any, points: int) -> Any:
     return [_resampled(one, *_even_grid(len(one) + 1, points)) for one in segments]
 
 
+def stacked(segments: Any, points: int) -> Any:
+    """Resample as `with_corners`, into one array, [n, points, 2]."""
+    made = with_corners(segments, points)
+    return None if made is None else np.stack(made)
+
+
 #: The ways of all releases.
 WAYS = (with_corners, evenly)
 

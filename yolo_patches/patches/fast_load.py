@@ -16,6 +16,9 @@ from yolo_patches.selection import Option
 PARTS = {
     "canvas": "a mosaic painted where it is seen",
     "colours": "colours by arithmetic, in rows",
+    "boxes on the mosaic": "objects as plain arrays",
+    "objects after the warp": "objects as plain arrays",
+    "outlines": "outlines resampled where their points are wanted",
     "planes": "channels and flips in one pass",
     "blend": "mixup by rows",
     "polygons": "polygons on kept grids",
@@ -79,7 +82,7 @@ class FastLoad(Patch):
         return True
 
     def _samples(self, seam: Samples) -> Decision:
-        from yolo_patches.loading import blend, canvas, colours, masks, paste, planes, polygons, script_polygons
+        from yolo_patches.loading import blend, boxes, canvas, colours, masks, paste, planes, polygons, script_polygons
         from yolo_patches.loading.part import Ledger
 
         self._seam = seam
@@ -88,6 +91,9 @@ class FastLoad(Patch):
         ways: dict[str, Any] = {
             "canvas": canvas.WAYS,
             "colours": colours.WAYS,
+            "boxes on the mosaic": boxes.TILED,
+            "objects after the warp": boxes.WARPED,
+            "outlines": (polygons.stacked,),
             "planes": planes.WAYS,
             "blend": blend.WAYS,
             "polygons": polygons.WAYS,

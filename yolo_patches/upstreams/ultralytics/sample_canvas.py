@@ -26,7 +26,7 @@ def canvas_steps(composition: Any) -> list[tuple[Any, str, Callable[[Part], Any]
 
     Empty where it is not a mosaic of four that a warp follows at once, or after copy-paste.
     """
-    found = _sequence(composition)
+    found = sequence(composition)
     if found is None or not all(is_known(one) and hasattr(one, "apply_image") for one in found if one is not None):
         return []
     mosaic, paste, warp = found
@@ -39,7 +39,7 @@ def canvas_steps(composition: Any) -> list[tuple[Any, str, Callable[[Part], Any]
     return steps
 
 
-def _sequence(composition: Any) -> tuple[Any, Any, Any] | None:
+def sequence(composition: Any) -> tuple[Any, Any, Any] | None:
     """Return a composition's mosaic, copy-paste (or None) and warp where they follow each other."""
     chain = composition.transforms
     names = [type(one).__name__ for one in chain]
@@ -78,7 +78,7 @@ class Mosaicked:
         return labels
 
     def _canvas(self, labels: Any, params: Any) -> Canvas | None:
-        found = _sequence(self._composition)
+        found = sequence(self._composition)
         mosaic = self._transform
         if mosaic.n != 4 or found is None or found[0] is not mosaic:
             return None
@@ -121,8 +121,9 @@ class Pasted:
             canvas.whole, labels["img"] = (labels["img"] if whole else None), canvas
             mask = np.zeros(canvas.shape[:2], np.uint8)
             for index in params["selected"]:
-                outline = params["instances2"].segments[[index]].astype(np.int32)
-                cv2.drawContours(mask, outline, -1, FILLED, cv2.FILLED)
+                objects = params["instances2"]
+                outline = objects.outline(index) if hasattr(objects, "outline") else objects.segments[index]
+                cv2.drawContours(mask, outline[None].astype(np.int32), -1, FILLED, cv2.FILLED)
             canvas.pasted += [mask] if len(params["selected"]) else []
         return labels
 

@@ -20,6 +20,7 @@ from yolo_patches.nn import random_numbers
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 from yolo_patches.upstreams.ultralytics.sample_canvas import CANVAS, canvas_steps
 from yolo_patches.upstreams.ultralytics.sample_functions import CALLS, FUNCTIONS, functions, settle_polygons
+from yolo_patches.upstreams.ultralytics.sample_objects import OUTLINES, WARPED, Outlines, has_outlines, object_steps
 from yolo_patches.upstreams.ultralytics.sample_operations import OPERATIONS, is_known
 from yolo_patches.wrapping import instead
 
@@ -37,8 +38,10 @@ def samples(dataset: Any) -> Samples:
         found |= {part for one in known for part, _, _ in _operations(one)}
         if known:  # a classification set has neither boxes nor polygons
             found |= {part for part, (name, modules) in FUNCTIONS.items() if functions(name, modules)}
-        if any(canvas_steps(one) for one in _chains(dataset.transforms)):
-            found.add(CANVAS)
+        chains = list(_chains(dataset.transforms))
+        found |= {part for one in chains for part in sequence_steps(one, dataset)}
+        if WARPED in found and has_outlines(dataset):
+            found.add(OUTLINES)
     return Samples(frozenset(found))
 
 
@@ -53,12 +56,15 @@ class InPlace:
     def __init__(self, dataset: Any, seam: Samples) -> None:
         self._parts = {name: Part(name, ways, seam.ledger) for name, ways in seam.ways.items() if name in seam.known}
         self._ledger = seam.ledger
+        self._dataset = dataset
         if "polygons" in self._parts:
             settle_polygons(self._parts["polygons"])
         before = dataset.transforms, dict(vars(dataset))
         try:
             self._transform(dataset.transforms)
             dataset.build_transforms = Rebuilt(dataset, self._transform)
+            if OUTLINES in self._parts:
+                dataset.update_labels_info = Outlines(dataset, self._parts[OUTLINES])
         except BaseException:
             self._take_back(before[0])
             vars(dataset).clear()
@@ -97,9 +103,10 @@ class InPlace:
             for part, method, operation in _operations(one):
                 if part in self._parts:
                     setattr(one, method, operation(one, method, self._parts[part]))
-        for compose in list(_chains(transforms)):
-            for transform, method, step in canvas_steps(compose) if CANVAS in self._parts else ():
-                setattr(transform, method, step(self._parts[CANVAS]))
+        for composition in list(_chains(transforms)):
+            for part, steps in sequence_steps(composition, self._dataset).items():
+                for transform, method, step in steps if part in self._parts else ():
+                    setattr(transform, method, step(self._parts[part]))
 
     def _take_back(self, transforms: Any) -> None:
         for one in _transforms(transforms):
@@ -145,6 +152,12 @@ def _chains(transforms: Any) -> Iterator[Any]:
 def _transforms(transforms: Any) -> Iterator[Any]:
     for composition in _chains(transforms):
         yield from composition.transforms
+
+
+def sequence_steps(composition: Any, dataset: Any) -> dict[str, list[Any]]:
+    """Return, by part, what stands in where a composition makes mosaics and warps them."""
+    canvas = canvas_steps(composition)
+    return {**({CANVAS: canvas} if canvas else {}), **object_steps(composition, dataset)}
 
 
 def _operations(transform: Any) -> Iterator[tuple[str, str, Callable[..., Any]]]:
