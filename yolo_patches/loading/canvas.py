@@ -80,13 +80,14 @@ class Canvas:
             image = _kept.image = np.empty((*self.shape[:2], 4), np.uint8)
         self._paint(image, window)
         left, top, right, bottom = window
-        mirrored = (self.shape[1] - right, self.shape[1] - left)
         for mask in self.pasted:
-            part = mask[top:bottom, left:right]
-            if part.any():
-                behind = np.empty((bottom - top, right - left, 4), np.uint8)
-                self._paint(behind, (mirrored[0], top, mirrored[1], bottom), (mirrored[0], top))
-                cv2.copyTo(cv2.flip(behind, 1), part, image[top:bottom, left:right])
+            x, y, width, height = cv2.boundingRect(mask[top:bottom, left:right])
+            if width:
+                x, y, mirrored = x + left, y + top, self.shape[1] - x - left - width
+                behind = np.empty((height, width, 4), np.uint8)
+                self._paint(behind, (mirrored, y, mirrored + width, y + height), (mirrored, y))
+                place = slice(y, y + height), slice(x, x + width)
+                cv2.copyTo(cv2.flip(behind, 1), mask[place], image[place])
         return image
 
     def _paint(self, image: Any, window: tuple[int, int, int, int], origin: tuple[int, int] = (0, 0)) -> None:

@@ -6,7 +6,7 @@ each operation keeps an order: scaling, moving, cutting off and mirroring do in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_patches.loading.polygons import with_corners
+from yolo_patches.loading.polygons import stacked
 
 #: Pixels within which a border that an edge does not reach counts as reached, to be looked at.
 NEAR = 1.0
@@ -27,7 +27,7 @@ class Outline:
 
     Attributes:
         polygon: [corners, 2].
-        points: How many it is resampled to.
+        points: How many it is resampled to: more than it has corners.
         steps: Names of operations with two numbers each, for x and y: "scale", "move", "cut" (to between 0 and that)
             or "mirror" (where that is not 0: that less the value).
     """
@@ -41,9 +41,8 @@ class Outline:
         return Outline(self.polygon, self.points, self.steps + steps)
 
 
-def after(points: Any, steps: Sequence[tuple[str, Any, Any]]) -> Any:
-    """Return points, [..., 2], after the steps of an outline."""
-    points = np.array(points)
+def step_by_step(points: Any, steps: Sequence[tuple[str, Any, Any]]) -> None:
+    """Change points, [..., 2], as the steps of an outline say."""
     for name, *numbers in steps:
         for axis, number in enumerate(numbers):
             values = points[..., axis]
@@ -52,19 +51,20 @@ def after(points: Any, steps: Sequence[tuple[str, Any, Any]]) -> Any:
             elif name == "move":
                 values += number
             elif name == "cut":
-                values[...] = values.clip(0, number)
+                values.clip(0, number, out=values)
             elif number:
-                values[...] = number - values
-    return points
+                np.subtract(number, values, out=values)
 
 
 def resampled(outlines: Sequence[Outline]) -> Any:
     """Return all points, [n, points, 2]."""
-    parts = []
+    points = stacked([one.polygon for one in outlines], outlines[0].points)
+    first = 0
     for steps, some in groupby(outlines, attrgetter("steps")):
-        of = list(some)
-        parts.append(after(np.stack(with_corners([one.polygon for one in of], of[0].points)), steps))
-    return np.concatenate(parts)
+        count = len(list(some))
+        step_by_step(points[first : first + count], steps)
+        first += count
+    return points
 
 
 def is_straight(matrix: Any) -> bool:
@@ -83,21 +83,23 @@ def bounds(outlines: Sequence[Outline], matrix: Any, size: tuple[int, int]) -> A
     Returns:
         Corners, [N, 4]; zeros where nothing is seen.
     """
-    parts, starts = [], [0]
+    corners = np.concatenate([one.polygon for one in outlines])
+    starts, place = [], 0
     for steps, some in groupby(outlines, attrgetter("steps")):
-        polygons = [one.polygon for one in some]
-        parts.append(_warped(after(np.concatenate(polygons), steps), matrix))
-        for polygon in polygons:
-            starts.append(starts[-1] + len(polygon))
-    corners = np.concatenate(parts)
-    low, high = (ufunc.reduceat(corners, starts[:-1], 0) for ufunc in (np.minimum, np.maximum))
+        first = place
+        for one in some:
+            starts.append(place)
+            place += len(one.polygon)
+        step_by_step(corners[first:place], steps)
+    corners = _warped(corners, matrix)
+    low, high = np.minimum.reduceat(corners, starts, 0), np.maximum.reduceat(corners, starts, 0)
     boxes = np.concatenate((low, high), 1)
-    corners_alone = np.array([len(one.polygon) + 1 < one.points for one in outlines])
     inside = ((low >= 0) & (high <= size)).all(1)
     outside = ((high < 0) | (low > size)).any(1)
-    boxes[outside & corners_alone] = 0
-    for index in np.flatnonzero(~((inside | outside) & corners_alone)):
-        boxes[index] = seen(_warped(resampled([outlines[index]])[0], matrix), *size)
+    boxes[outside] = 0
+    (cut,) = np.nonzero(~(inside | outside))
+    if len(cut):
+        boxes[cut] = seen(_warped(resampled([outlines[index] for index in cut]), matrix), *size)
     return boxes
 
 
@@ -111,52 +113,51 @@ def drawn(outlines: Sequence[Outline], matrix: Any, size: tuple[int, int], boxes
     return points
 
 
-def seen(outline: Any, width: int, height: int) -> Any:
-    """Return the box around what an image shows of a closed outline.
+def seen(outlines: Any, width: int, height: int) -> Any:
+    """Return the boxes around what an image shows of closed outlines.
 
     Args:
-        outline: Points, [n, 2].
+        outlines: Points, [N, n, 2].
         width: Of the image; so `height`.
         height: See `width`.
 
     Returns:
-        Corners, [4]; zeros where nothing is seen.
+        Corners, [N, 4]; zeros where nothing is seen.
     """
-    low, high = outline.min(0), outline.max(0)
-    if (low >= 0).all() and (high <= (width, height)).all():
-        return np.concatenate((low, high))
-    if (high < 0).any() or (low > (width, height)).any():
-        return np.zeros(4, outline.dtype)
-    found = [outline[((outline >= 0) & (outline <= np.array((width, height), outline.dtype))).all(1)]]
-    found += _crossings(outline, width, height)
-    corners = np.array(((0, 0), (width, 0), (0, height), (width, height)), outline.dtype)
-    corners = corners[((corners >= low) & (corners <= high)).all(1)]
-    if len(corners):
-        closed = outline.astype(np.float32)
-        within = [cv2.pointPolygonTest(closed, (float(x), float(y)), False) >= 0 for x, y in corners]
-        found.append(corners[within])
-    points = np.concatenate(found)
-    return np.concatenate((points.min(0), points.max(0))) if len(points) else np.zeros(4, outline.dtype)
+    number, size = outlines.dtype.type, np.array((width, height), outlines.dtype)
+    low, high = outlines.min(1), outlines.max(1)
+    within = ((outlines >= 0) & (outlines <= size)).all(2)[..., None]
+    least = np.where(within, outlines, number(np.inf)).min(1)
+    most = np.where(within, outlines, number(-np.inf)).max(1)
+    for index, places in _crossings(outlines, width, height):
+        np.minimum.at(least, index, places)
+        np.maximum.at(most, index, places)
+    for x, y in ((0, 0), (width, 0), (0, height), (width, height)):
+        corner = np.array((x, y), outlines.dtype)
+        for index in np.flatnonzero(((low <= corner) & (corner <= high)).all(1)):
+            if cv2.pointPolygonTest(outlines[index].astype(np.float32), (float(x), float(y)), False) >= 0:
+                least[index], most[index] = np.minimum(least[index], corner), np.maximum(most[index], corner)
+    boxes = np.concatenate((least, most), 1)
+    boxes[np.isinf(least[:, 0])] = 0
+    return boxes
 
 
-def _crossings(outline: Any, width: int, height: int) -> list[Any]:
-    """Return where an outline's edges meet the image's borders."""
-    following = np.concatenate((outline[1:], outline[:1]))
-    found = []
+def _crossings(outlines: Any, width: int, height: int) -> Iterator[tuple[Any, Any]]:
+    """Yield the numbers of outlines, and where edges of theirs meet a border of the image."""
+    following = np.concatenate((outlines[:, 1:], outlines[:, :1]), 1)
+    low, high = np.minimum(outlines, following), np.maximum(outlines, following)
     for axis, border in ((0, 0), (0, width), (1, 0), (1, height)):
-        one, other = outline[:, axis], following[:, axis]
-        (near,) = np.nonzero((np.minimum(one, other) <= border + NEAR) & (np.maximum(one, other) >= border - NEAR))
-        if not len(near):
+        near = np.nonzero((low[..., axis] <= border + NEAR) & (high[..., axis] >= border - NEAR))
+        if not len(near[0]):
             continue
-        start = outline[near]
+        start = outlines[near]
         along = following[near] - start
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = (outline.dtype.type(border) - start[:, axis]) / along[:, axis]
+            share = (outlines.dtype.type(border) - start[:, axis]) / along[:, axis]
             places = start + share[:, None] * along
         across = places[:, 1 - axis]
-        limit = outline.dtype.type((height, width)[axis])
-        found.append(places[(share >= 0) & (share <= 1) & (across >= 0) & (across <= limit)])
-    return found
+        meets = (share >= 0) & (share <= 1) & (across >= 0) & (across <= (height, width)[axis])
+        yield near[0][meets], places[meets]
 
 
 def _warped(points: Any, matrix: Any) -> Any:

@@ -31,9 +31,27 @@ def evenly(segments: Any, points: int) -> Any:
 
 
 def stacked(segments: Any, points: int) -> Any:
-    """Resample as `with_corners`, into one array, [n, points, 2]."""
-    made = with_corners(segments, points)
-    return None if made is None else np.stack(made)
+    """Resample as `with_corners` where there are fewer corners than points, all polygons at once, [n, points, 2].
+
+    Between two corners lies what `numpy.interp` computes: the difference by the share of the way, and the corner.
+    """
+    if not _plain(segments) or any(len(one) + 1 >= points for one in segments):
+        return None
+    corners = np.concatenate([part for one in segments for part in (one, one[:1])]).astype(np.float64)
+    slopes = np.empty_like(corners)
+    np.subtract(corners[1:], corners[:-1], out=slopes[:-1])
+    slopes[-1] = 0
+    before, shares, first = [], [], 0
+    for one in segments:
+        index, share = _places(len(one) + 1, points)
+        before.append(index + first)
+        shares.append(share)
+        first += len(one) + 1
+    index = np.concatenate(before)
+    result = slopes.take(index, 0)
+    result *= np.concatenate(shares)
+    result += corners.take(index, 0)
+    return result.astype(np.float32).reshape(len(segments), points, 2)
 
 
 #: The ways of all releases.
@@ -57,6 +75,14 @@ def _grid(corners: int, points: int) -> tuple[Any, Any]:
         return _even_grid(corners, points)
     places, numbers = _even_grid(corners, points - corners)
     return np.insert(places, np.searchsorted(places, numbers), numbers), numbers
+
+
+@lru_cache(maxsize=4096)
+def _places(corners: int, points: int) -> tuple[Any, Any]:
+    """Return before which corner's successor each point lies, and how far on the way, [points, 1]."""
+    places, _ = _grid(corners, points)
+    index = np.minimum(places.astype(np.int64), corners - 1)
+    return index, (places - index)[:, None]
 
 
 def _resampled(segment: Any, places: Any, numbers: Any) -> Any:

@@ -58,7 +58,7 @@ def has_outlines(dataset: Any) -> bool:
     for _ in range(40):
         points = (random.uniform(-1, 2, 2) + random.uniform(-1, 1, (30, 2)) * random.uniform(0.1, 1)) * 64
         points = points.astype(np.float32)
-        if box is None or not alike(np.asarray(box(points, 64, 48)), seen(points, 64, 48)):
+        if box is None or not alike(np.asarray(box(points, 64, 48)), seen(points[None], 64, 48)[0]):
             return False
     return True
 
@@ -188,7 +188,7 @@ class Outlines:
         label = whole({**label, "segments": []})
         plain = label["instances"]
         count = plain.segments.shape[1]
-        if all(0 < len(one) < count for one in polygons) and len(polygons) == len(plain.bboxes):
+        if all(0 < len(one) < count - 1 for one in polygons) and len(polygons) == len(plain.bboxes):
             label["instances"] = outlined()(plain, [Outline(one, count) for one in polygons])
             return label
         plain.segments = whole({**label, **_fields(plain), "segments": polygons})["instances"].segments
