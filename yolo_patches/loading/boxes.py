@@ -75,7 +75,16 @@ def warped(
     return found, kept, drawn([outlines[index] for index in kept], matrix, size, found)
 
 
+def shares(boxes: Any, width: int, height: int) -> Any:
+    """Return boxes in pixels, [N, 4], as shares of an image's width and height."""
+    result = np.array(boxes)
+    result[:, 0::2] /= width
+    result[:, 1::2] /= height
+    return result
+
+
 #: The one way of all releases, each.
+SHARES = (shares,)
 TILED = (tiled,)
 WARPED = (warped,)
 

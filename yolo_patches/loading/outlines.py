@@ -124,40 +124,42 @@ def seen(outlines: Any, width: int, height: int) -> Any:
     Returns:
         Corners, [N, 4]; zeros where nothing is seen.
     """
-    number, size = outlines.dtype.type, np.array((width, height), outlines.dtype)
-    low, high = outlines.min(1), outlines.max(1)
-    within = ((outlines >= 0) & (outlines <= size)).all(2)[..., None]
-    least = np.where(within, outlines, number(np.inf)).min(1)
-    most = np.where(within, outlines, number(-np.inf)).max(1)
-    for index, places in _crossings(outlines, width, height):
+    points = np.ascontiguousarray(outlines.transpose(2, 0, 1))  # NumPy is several times as fast along such rows
+    x, y = points
+    within = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    infinite = outlines.dtype.type(np.inf)
+    least = np.stack([np.where(within, values, infinite).min(1) for values in points], 1)
+    most = np.stack([np.where(within, values, -infinite).max(1) for values in points], 1)
+    for index, places in _crossings(points, width, height):
         np.minimum.at(least, index, places)
         np.maximum.at(most, index, places)
-    for x, y in ((0, 0), (width, 0), (0, height), (width, height)):
-        corner = np.array((x, y), outlines.dtype)
+    low, high = points.min(2).T, points.max(2).T
+    for corner in np.array(((0, 0), (width, 0), (0, height), (width, height)), outlines.dtype):
         for index in np.flatnonzero(((low <= corner) & (corner <= high)).all(1)):
-            if cv2.pointPolygonTest(outlines[index].astype(np.float32), (float(x), float(y)), False) >= 0:
+            outline, place = outlines[index].astype(np.float32), tuple(map(float, corner))
+            if cv2.pointPolygonTest(outline, place, False) >= 0:
                 least[index], most[index] = np.minimum(least[index], corner), np.maximum(most[index], corner)
     boxes = np.concatenate((least, most), 1)
     boxes[np.isinf(least[:, 0])] = 0
     return boxes
 
 
-def _crossings(outlines: Any, width: int, height: int) -> Iterator[tuple[Any, Any]]:
-    """Yield the numbers of outlines, and where edges of theirs meet a border of the image."""
-    following = np.concatenate((outlines[:, 1:], outlines[:, :1]), 1)
-    low, high = np.minimum(outlines, following), np.maximum(outlines, following)
+def _crossings(points: Any, width: int, height: int) -> Iterator[tuple[Any, Any]]:
+    """Yield the numbers of outlines, and where edges of theirs meet a border of the image; `points` are [2, N, n]."""
+    following = np.concatenate((points[..., 1:], points[..., :1]), 2)
+    low, high = np.minimum(points, following), np.maximum(points, following)
     for axis, border in ((0, 0), (0, width), (1, 0), (1, height)):
-        near = np.nonzero((low[..., axis] <= border + NEAR) & (high[..., axis] >= border - NEAR))
+        near = np.nonzero((low[axis] <= border + NEAR) & (high[axis] >= border - NEAR))
         if not len(near[0]):
             continue
-        start = outlines[near]
-        along = following[near] - start
+        start = points[:, near[0], near[1]]
+        along = following[:, near[0], near[1]] - start
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = (outlines.dtype.type(border) - start[:, axis]) / along[:, axis]
-            places = start + share[:, None] * along
-        across = places[:, 1 - axis]
+            share = (points.dtype.type(border) - start[axis]) / along[axis]
+            places = start + share * along
+        across = places[1 - axis]
         meets = (share >= 0) & (share <= 1) & (across >= 0) & (across <= (height, width)[axis])
-        yield near[0][meets], places[meets]
+        yield near[0][meets], places[:, meets].T
 
 
 def _warped(points: Any, matrix: Any) -> Any:

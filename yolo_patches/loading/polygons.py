@@ -38,20 +38,18 @@ def stacked(segments: Any, points: int) -> Any:
     if not _plain(segments) or any(len(one) + 1 >= points for one in segments):
         return None
     corners = np.concatenate([part for one in segments for part in (one, one[:1])]).astype(np.float64)
-    slopes = np.empty_like(corners)
-    np.subtract(corners[1:], corners[:-1], out=slopes[:-1])
-    slopes[-1] = 0
     before, shares, first = [], [], 0
     for one in segments:
         index, share = _places(len(one) + 1, points)
         before.append(index + first)
         shares.append(share)
         first += len(one) + 1
-    index = np.concatenate(before)
-    result = slopes.take(index, 0)
-    result *= np.concatenate(shares)
-    result += corners.take(index, 0)
-    return result.astype(np.float32).reshape(len(segments), points, 2)
+    index, share = np.concatenate(before), np.concatenate(shares)
+    result = np.empty((len(segments), points, 2), np.float32)
+    for axis, values in enumerate(np.ascontiguousarray(corners.T)):
+        slopes = np.append(values[1:] - values[:-1], 0)
+        result[..., axis] = (slopes.take(index) * share + values.take(index)).reshape(len(segments), points)
+    return result
 
 
 #: The ways of all releases.
@@ -79,10 +77,10 @@ def _grid(corners: int, points: int) -> tuple[Any, Any]:
 
 @lru_cache(maxsize=4096)
 def _places(corners: int, points: int) -> tuple[Any, Any]:
-    """Return before which corner's successor each point lies, and how far on the way, [points, 1]."""
+    """Return before which corner's successor each point lies, and how far on the way."""
     places, _ = _grid(corners, points)
     index = np.minimum(places.astype(np.int64), corners - 1)
-    return index, (places - index)[:, None]
+    return index, places - index
 
 
 def _resampled(segment: Any, places: Any, numbers: Any) -> Any:

@@ -114,11 +114,48 @@ class Colours:
         return labels
 
 
+class Shares:
+    """Upstream's `apply_instances` of the last transform, with our operation on its boxes.
+
+    Args:
+        transform: Whose method it is.
+        _: The method's name.
+        part: Does the work.
+    """
+
+    def __init__(self, transform: Any, _: str, part: Part) -> None:
+        self._transform = transform
+        self._part = part
+
+    def __call__(self, labels: Any, params: Any = None) -> Any:
+        """Make tensors of the objects."""
+        one = self._transform
+        whole = partial(type(one).apply_instances, one)
+        if not one.normalize or one.return_keypoint or one.return_obb or not params["nl"]:
+            return whole(labels, params)
+        one.normalize = False
+        try:
+            labels = whole(labels, params)
+        finally:
+            one.normalize = True
+
+        def upstream(boxes: Any, width: int, height: int) -> Any:
+            found = torch.from_numpy(boxes.copy())
+            found[:, [0, 2]] /= width
+            found[:, [1, 3]] /= height
+            return found.numpy()
+
+        boxes = self._part(upstream, labels["bboxes"].numpy(), params["w"], params["h"])
+        labels["bboxes"] = torch.from_numpy(boxes)
+        return labels
+
+
 #: Part, the class of upstream's transform that has it, the names of the method in releases, and what stands in.
 OPERATIONS = (
     ("planes", "Format", ("_format_img",), Planes),
     ("blend", "MixUp", ("apply_image", "_mix_transform"), Blend),
     ("colours", "RandomHSV", ("apply_image",), Colours),
+    ("shares", "Format", ("apply_instances",), Shares),
 )
 #: Methods of transforms that must be upstream's own for it to be known.
 METHODS = (

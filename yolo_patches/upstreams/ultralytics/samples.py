@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from yolo_patches.loading.labels import Label
 from yolo_patches.loading.part import Part, alike
 from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import random_numbers
@@ -65,6 +66,8 @@ class InPlace:
             dataset.build_transforms = Rebuilt(dataset, self._transform)
             if OUTLINES in self._parts:
                 dataset.update_labels_info = Outlines(dataset, self._parts[OUTLINES])
+            if self._parts and all(type(one) is dict for one in dataset.labels):
+                dataset.labels = [Label(one) for one in dataset.labels]
         except BaseException:
             self._take_back(before[0])
             vars(dataset).clear()
