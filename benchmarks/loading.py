@@ -35,7 +35,7 @@ from yolo_patches.loading_seams import Samples
 from yolo_patches.patches.fast_load import FastLoad
 
 RECIPE = {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.3}
-#: Case -> images, labels, task, arguments.
+#: Case -> images (none: the odd ones), labels, task, arguments.
 CASES: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
     "boxes": (photographs.SMALL, "boxes", "detect", {}),
     "mixed sizes": (photographs.MIXED, "boxes", "detect", {}),
@@ -48,6 +48,11 @@ CASES: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
     "rect": (photographs.MIXED, "boxes", "detect", {"rect": True}),
     "ram": (photographs.MIXED, "boxes", "detect", {"cache": "ram"}),
     "disk": (photographs.SMALL, "boxes", "detect", {"cache": "disk"}),
+    "odd boxes": ((), "boxes", "detect", {"degrees": 5.0, "mosaic": 0.7, "scale": 0.9}),
+    "odd polygons": ((), "polygons", "detect", {"scale": 0.9, "translate": 0.5, "mosaic": 0.8}),
+    "odd segments": ((), "polygons", "segment", {**RECIPE, "translate": 0.5, "mosaic": 0.8, "flipud": 0.5}),
+    "turned segments": (photographs.SMALL, "polygons", "segment", {**RECIPE, "degrees": 10.0, "perspective": 0.0005}),
+    "pasted later": (photographs.SMALL, "polygons", "segment", {**RECIPE, "copy_paste_mode": "mixup", "cutmix": 0.3}),
     "single class": (photographs.SMALL, "polygons", "segment", {"single_cls": True, "mixup": 0.5}),
 }
 TIMED = ("boxes", "mixed sizes", "polygons", "segment", "closed", "ram")
@@ -204,7 +209,10 @@ def main() -> None:
             sizes, labels, task, arguments = CASES[name]
             key = labels, sizes
             if key not in made:
-                made[key] = photographs.make(Path(folder) / str(len(made)), args.images, sizes, labels)
+                place = Path(folder) / str(len(made))
+                made[key] = (
+                    photographs.make(place, args.images, sizes, labels) if sizes else photographs.odd(place, labels)
+                )
             theirs, ours = (dataset(made[key], task, arguments, args.imgsz) for _ in range(2))
             if args.compare:
                 found: dict[str, Any] = compare(theirs, ours, args.compare)

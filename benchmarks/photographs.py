@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 #: Width and height.
 SMALL = ((640, 480),)
@@ -71,4 +72,46 @@ def make(folder: Path, images: int, sizes: tuple[tuple[int, int], ...], labels: 
     names = ", ".join(f"class{index}" for index in range(CLASSES))
     file = folder / "data.yaml"
     file.write_text(f"path: {folder}\ntrain: images\nval: images\nnames: [{names}]\n{extra}")
+    return file
+
+
+def odd(folder: Path, labels: str) -> Path:
+    """Make a data set of what users' folders hold, too: see `make`.
+
+    Grey, transparent, 16 bit and turned images, one of a single pixel, one that is no image, one that is cut off; no
+    label, an empty one, 2,000 objects, and objects without area, outside or along the image's border.
+    """
+    file = make(folder, 24, MIXED, labels)
+    images, texts = (sorted((folder / name).iterdir()) for name in ("images", "labels"))
+    for index, flags in ((0, cv2.IMREAD_GRAYSCALE), (1, cv2.IMREAD_COLOR)):
+        image = cv2.imread(str(images[index]), flags)
+        kinds = {0: (image, image.astype(np.uint16) * 257), 1: (cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), image)}[index]
+        for number, one in enumerate(kinds):
+            name = f"odd{index}{number}"
+            cv2.imwrite(str(folder / "images" / f"{name}.png"), one)
+            (folder / "labels" / f"{name}.txt").write_text(texts[5].read_text())
+    turned = Image.open(images[2])
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(images[2], exif=exif)
+    cv2.imwrite(str(images[3].with_suffix(".png")), np.full((1, 1, 3), 200, np.uint8))
+    images[3].unlink()
+    images[4].write_bytes(b"no image")
+    images[6].write_bytes(images[6].read_bytes()[:-2000])
+    texts[7].unlink()
+    texts[8].write_text("")
+    lines = [line for text in texts[10:] for line in text.read_text().splitlines()]
+    texts[9].write_text(
+        "\n".join(f"{index % CLASSES} {lines[index % len(lines)].split(' ', 1)[1]}" for index in range(2000))
+    )
+    flat = {"boxes": ("0.5 0.5 0 0", "0 0 0.2 0.2", "1 1 0.5 0.5", "0.5 0.5 1 1", "0.3 0.3 0.1 0.000001")}
+    points = (
+        "0.5 0.5 " * 3,
+        "0 0 1 0 1 1 0 1",
+        "0.2 0.2 0.4 0.2 0.3 0.2",
+        "0 0 0 1 0 0.5",
+        "0.1 0.1 0.9 0.9 0.1 0.9 0.9 0.1",
+    )
+    kept = flat["boxes"] if labels == "boxes" else points
+    texts[11].write_text("\n".join(f"0 {one.strip()}" for one in kept))
     return file

@@ -72,20 +72,29 @@ class Part:
 
     def __call__(self, upstream: Callable[..., Any], *args: Any) -> Any:
         """Return the result for these arguments, upstream's or the same."""
-        if not self.ways or self._ledger.has(self.name, OFF):
+        if not self.ways or self.off:
             return upstream(*args)
         if self._equal < COMPARED:
             return self._compared(upstream, *args)
         made = self._made(self.ways[0], *args)
         if made is None:
             return upstream(*args)
-        self._ledger.count(self.name, CALLS)
+        self.stood_in()
         return made
+
+    def stood_in(self) -> None:
+        """Note that ours has done the work."""
+        self._ledger.count(self.name, CALLS)
+
+    @property
+    def off(self) -> bool:
+        """Whether everything is upstream's, in all processes."""
+        return self._ledger.has(self.name, OFF)
 
     @property
     def believed(self) -> bool:
         """Whether no call is made both ways any longer."""
-        return bool(self.ways) and self._equal >= COMPARED and not self._ledger.has(self.name, OFF)
+        return bool(self.ways) and self._equal >= COMPARED and not self.off
 
     def _compared(self, upstream: Callable[..., Any], *args: Any) -> Any:
         """Return upstream's result, and go on with the ways that have the same."""

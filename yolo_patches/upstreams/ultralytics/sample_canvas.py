@@ -80,7 +80,7 @@ class Mosaicked:
     def _canvas(self, labels: Any, params: Any) -> Canvas | None:
         found = sequence(self._composition)
         mosaic = self._transform
-        if mosaic.n != 4 or found is None or found[0] is not mosaic:
+        if self._part.off or mosaic.n != 4 or found is None or found[0] is not mosaic:
             return None
         if not all(isinstance(vars(one).get("apply_image"), (Pasted, Warped)) for one in found[1:] if one is not None):
             return None
@@ -144,7 +144,7 @@ class Warped:
         """Warp `labels["img"]`."""
         canvas, warp = labels["img"], self._transform
         whole = type(warp).apply_image
-        if not isinstance(canvas, Canvas) and _is_plain(canvas):
+        if not isinstance(canvas, Canvas) and _is_plain(canvas) and not self._part.off:
             height, width = canvas.shape[:2]
             canvas = Canvas(canvas.shape, [Tile(canvas, 0, 0, width, height, 0, 0)], whole=canvas)
         if not isinstance(canvas, Canvas):

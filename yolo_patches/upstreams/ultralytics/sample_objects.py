@@ -178,7 +178,7 @@ class Outlines:
         """Put a label's boxes and outlines together."""
         whole = partial(type(self._dataset).update_labels_info, self._dataset)
         polygons = label.get("segments")
-        if not polygons or label.get("keypoints") is not None:
+        if self._part.off or not polygons or label.get("keypoints") is not None:
             return whole(label)
         if not self._part.believed:
             label = whole({**label, "segments": list(polygons)})
@@ -190,6 +190,7 @@ class Outlines:
         count = plain.segments.shape[1]
         if all(0 < len(one) < count - 1 for one in polygons) and len(polygons) == len(plain.bboxes):
             label["instances"] = outlined()(plain, [Outline(one, count) for one in polygons])
+            self._part.stood_in()
             return label
         plain.segments = whole({**label, **_fields(plain), "segments": polygons})["instances"].segments
         return label
@@ -221,7 +222,7 @@ class TiledObjects:
         patches = [item["labels_patch"] for item in layout]
         objects = [patch["instances"] for patch in patches]
         found = sequence(self._composition)
-        ours = found is not None and all(_is_ours(step) for step in found if step is not None)
+        ours = not self._part.off and found is not None and all(_is_ours(step) for step in found if step is not None)
         if not ours or one.n != 4 or not all(map(_is_label, objects)) or not any(map(len, objects)):
             return whole(labels, params)
         boxes = np.concatenate([some.bboxes for some in objects])
@@ -296,9 +297,8 @@ class WarpedObjects:
         one, objects = self._transform, labels["instances"]
         whole = partial(type(one).apply_instances, one)
         matrix, waits = params["M"], isinstance(objects, outlined()) and objects.waits
-        if not waits and not _is_plain(objects) or not len(objects) or one.perspective:
-            return whole(labels, params)
-        if waits and not is_straight(matrix):
+        known = is_straight(matrix) if waits else _is_plain(objects)
+        if self._part.off or not known or not len(objects) or one.perspective:
             return whole(labels, params)
         objects.convert_bbox(format="xyxy")
         objects.denormalize(*params["orig_shape"][::-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ class Planes:
 
     def __call__(self, image: Any) -> Any:
         """Return the image as a tensor [C, H, W]."""
-        if image.ndim != 3 or image.shape[2] != 3:
+        if self._part.off or image.ndim != 3 or image.shape[2] != 3:
             return self._upstream(image)
         before = random.getstate() if self._draws else None
 
@@ -65,6 +66,8 @@ class Blend:
     def __call__(self, labels: Any, *params: Any) -> Any:
         """Blend `labels["img"]` with the image that is to be mixed in."""
         whole = partial(getattr(type(self._transform), self._method), self._transform)
+        if self._part.off:
+            return whole(labels, *params)
         others = labels["mix_labels"]
         image, other = labels["img"], others[0]["img"]
         before = np.random.get_state()
@@ -102,7 +105,7 @@ class Colours:
         one, image = self._transform, labels["img"]
         gains = [one.hgain, one.sgain, one.vgain]
         whole = partial(type(one).apply_image, one)
-        if image.shape[-1] != 3 or not any(gains):
+        if self._part.off or image.shape[-1] != 3 or not any(gains):
             return whole(labels, params)
         before = np.random.get_state()
 
@@ -130,14 +133,11 @@ class Shares:
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Make tensors of the objects."""
         one = self._transform
-        whole = partial(type(one).apply_instances, one)
-        if not one.normalize or one.return_keypoint or one.return_obb or not params["nl"]:
-            return whole(labels, params)
-        one.normalize = False
-        try:
-            labels = whole(labels, params)
-        finally:
-            one.normalize = True
+        if self._part.off or not one.normalize or one.return_keypoint or one.return_obb or not params["nl"]:
+            return type(one).apply_instances(one, labels, params)
+        pixels = copy(one)  # not the transform itself: another thread may be using it
+        pixels.normalize = False
+        labels = type(one).apply_instances(pixels, labels, params)
 
         def upstream(boxes: Any, width: int, height: int) -> Any:
             found = torch.from_numpy(boxes.copy())

@@ -88,17 +88,26 @@ class InPlace:
         Afterwards random numbers, and what the data set remembers, are as if nothing had happened.
         """
         for index in range(min(PROBED, len(dataset))):
-            made = []
-            for ours in (False, True):
-                self._ledger.switch(ours)
-                with _unseen(dataset):
-                    random.seed(index)
-                    np.random.seed(index)
-                    made.append((_bits(dataset[index]), random.getstate(), np.random.get_state()))
-            if not all(map(alike, made[0], made[1])):
+            theirs, ours = (self._made(dataset, index, on) for on in (False, True))
+            if theirs is None:  # upstream's own trouble, which it tells when it comes to this sample
+                continue
+            if ours is None or not all(map(alike, theirs, ours)):
                 self._ledger.switch(False)
                 return f"sample {index} of the training set had other contents than upstream's"
         return ""
+
+    def _made(self, dataset: Any, index: int, on: bool) -> list[Any] | None:
+        """Return the contents of a sample and the random numbers after it; None where making it fails."""
+        self._ledger.switch(on)
+        with _unseen(dataset):
+            random.seed(index)
+            np.random.seed(index)
+            try:
+                return [_bits(dataset[index]), random.getstate(), np.random.get_state()]
+            except Exception:  # of whatever kind: a data set that is read at all is compared
+                return None
+            finally:
+                self._ledger.switch(True)
 
     def _transform(self, transforms: Any) -> None:
         """Put the parts into a pipeline of transforms."""
