@@ -59,12 +59,14 @@ TIMED = ("boxes", "mixed sizes", "polygons", "segment", "closed", "ram")
 
 
 def dataset(data: Path, task: str, arguments: dict[str, Any], imgsz: int) -> Any:
-    """Return upstream's training set."""
+    """Return upstream's training set; what a release has no argument for is left out."""
     from ultralytics.cfg import get_cfg
     from ultralytics.data import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
+    from ultralytics.utils import DEFAULT_CFG
 
-    args = get_cfg(overrides={"task": task, "imgsz": imgsz, **arguments})
+    known = {name: value for name, value in arguments.items() if hasattr(DEFAULT_CFG, name)}
+    args = get_cfg(overrides={"task": task, "imgsz": imgsz, **known})
     found = check_det_dataset(str(data))
     return build_yolo_dataset(args, found["train"], 16, found, mode="train", rect=args.rect, stride=32)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from copy import deepcopy
 
 import cv2
 import numpy as np
 import pytest
 
-from yolo_patches.loading import blend, masks, planes, polygons
+from yolo_patches.loading import blend, boxes, canvas, colours, masks, outlines, planes, polygons
+from yolo_patches.loading.labels import Label
 from yolo_patches.loading.part import COMPARED, OFF, Ledger, Part, alike
 
 
@@ -90,6 +92,145 @@ def test_blend():
         share = random.beta(32, 32)
         assert alike(blend.blend(one, two, share), (one * share + two * (1 - share)).astype(np.uint8))
     assert blend.blend(one, two[:-1], share) is None
+
+
+def whole_canvas(tiles, side):
+    image = np.full((side, side, 3), 114, np.uint8)
+    for tile in tiles:
+        image[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] = tile.image[
+            tile.y : tile.y + tile.height, tile.x : tile.x + tile.width
+        ]
+    return image
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_a_canvas_painted_where_it_is_seen(degrees):
+    """What the warp shows is as of the whole canvas, with whatever an earlier sample has left on it."""
+    random = np.random.default_rng(degrees)
+    for _ in range(60):
+        images = random.integers(0, 256, (4, 48, 64, 3), dtype=np.uint8)
+        x, y = random.integers(32, 96, 2)
+        tiles = [
+            canvas.Tile(
+                images[0], max(x - 64, 0), max(y - 48, 0), min(x, 64), min(y, 48), 64 - min(x, 64), 48 - min(y, 48)
+            ),
+            canvas.Tile(images[1], x, max(y - 48, 0), min(64, 128 - x), min(y, 48), 0, 48 - min(y, 48)),
+            canvas.Tile(images[2], max(x - 64, 0), y, min(x, 64), min(48, 128 - y), 64 - min(x, 64), 0),
+            canvas.Tile(images[3], x, y, min(64, 128 - x), min(48, 128 - y), 0, 0),
+        ]
+        image = whole_canvas(tiles, 128)
+        mask = np.zeros((128, 128), np.uint8)
+        cv2.fillPoly(mask, [random.integers(0, 128, (5, 2)).astype(np.int32)], 1)
+        pasted = cv2.copyTo(cv2.flip(image, 1), mask, image.copy())
+        matrix = cv2.getRotationMatrix2D((64, 64), degrees * random.uniform(-1, 1), random.uniform(0.2, 2))
+        matrix[:, 2] += random.uniform(-40, 40, 2) - 32
+        for masks_, of in (([], image), ([mask], pasted)):
+            one = canvas.Canvas((128, 128, 3), tiles, masks_)
+            assert alike(one.painted(), of)
+            warped = cv2.warpAffine(of, matrix, (64, 64), borderValue=(114,) * 3)
+            assert alike(canvas.warped(one, matrix, (64, 64)), warped)
+
+
+@pytest.mark.parametrize("way", colours.WAYS)
+def test_colours(way):
+    random = np.random.default_rng(0)
+    for turn in range(60):
+        image = random.integers(0, 256, (int(random.integers(1, 150)), 37, 3), dtype=np.uint8)
+        gains = random.uniform(-1, 1, 3) * ((0.015, 0.7, 0.4) if turn % 3 else (1, 1, 1)) * (turn % 10 > 0)
+        x = np.arange(256, dtype=np.float64)
+        hue = (x + gains[0] * 180) % 180 if way is colours.recoloured else x * (gains[0] + 1) % 180
+        tables = [hue, np.clip(x * (gains[1] + 1), 0, 255), np.clip(x * (gains[2] + 1), 0, 255)]
+        tables[1][0] = 0
+        parts = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+        changed = cv2.merge([cv2.LUT(part, table.astype(np.uint8)) for part, table in zip(parts, tables)])
+        before = image.copy()
+        assert alike(way(image, gains), cv2.cvtColor(changed, cv2.COLOR_HSV2BGR))
+        assert alike(image, before)
+    assert way(image[..., :2], gains) is None
+
+
+def test_stacked_polygons():
+    random = np.random.default_rng(0)
+    shapes = [random.uniform(0, 1, (corners, 2)).astype(np.float32) for corners in (1, 2, 3, 17, 98)]
+    assert alike(polygons.stacked(shapes, 100), np.stack(polygons.with_corners(shapes, 100)))
+    assert polygons.stacked([*shapes, np.ones((99, 2), np.float32)], 100) is None
+
+
+def test_outlines_that_wait():
+    """Bounds are those of all points, though only those of what is cut off are looked at."""
+    random = np.random.default_rng(0)
+    for turn in range(60):
+        some = []
+        for steps in (
+            (("scale", 64, 48), ("move", -7, 30), ("cut", 128, 128)),
+            (("scale", 30, 64), ("mirror", 128, 0)),
+        ):
+            corners = random.integers(1, 60, 6)
+            some += [
+                outlines.Outline(
+                    (random.uniform(0, 1, 2) + random.uniform(0, 0.4, (k, 2))).astype(np.float32), 100, steps
+                )
+                for k in corners
+            ]
+        scale = random.uniform(0.3, 2)
+        matrix = np.array(
+            [[scale, 0, random.uniform(-60, 60)], [0, scale, random.uniform(-60, 60)], [0, 0, 1]], np.float32
+        )
+        assert outlines.is_straight(matrix)
+        points = np.ones((12, 100, 3), np.float32)
+        points[..., :2] = outlines.resampled(some)
+        points = (points @ matrix.T)[..., :2]
+        found = outlines.bounds(some, matrix, (64, 64))
+        assert alike(found, outlines.seen(points, 64, 64))
+        inside = ((points >= 0) & (points <= 64)).all((1, 2))
+        assert alike(found[inside], np.concatenate((points.min(1), points.max(1)), 1)[inside])
+        outside = ((points.max(1) < 0) | (points.min(1) > 64)).any(1)
+        assert not found[outside].any()
+        low, high = found[:, None, :2], found[:, None, 2:]
+        assert alike(outlines.drawn(some, matrix, (64, 64), found), np.clip(points, low, high)), turn
+    assert not outlines.is_straight(cv2.getRotationMatrix2D((0, 0), 1, 1)[[0, 1, 1]])
+
+
+def test_what_an_image_shows_of_an_outline():
+    """Along a border, through a corner, around everything, and nothing of it."""
+    shapes = np.array(
+        [
+            [(-10, 10), (20, 10), (20, 20), (-10, 20)],  # over the left border
+            [(-100, -100), (200, -100), (200, 200), (-100, 200)],  # around
+            [(-10, 30), (30, -10), (-10, -10), (-10, -10)],  # over a corner
+            [(70, 10), (90, 10), (90, 20), (70, 20)],  # beside
+            [(-20, 30), (30, -20), (-20, -20), (-20, -20)],  # the corner alone
+        ],
+        np.float32,
+    )
+    expected = [(0, 10, 20, 20), (0, 0, 64, 48), (0, 0, 20, 20), (0, 0, 0, 0), (0, 0, 10, 10)]
+    np.testing.assert_allclose(outlines.seen(shapes, 64, 48), expected, atol=1e-5)
+
+
+def test_boxes_that_a_warp_keeps():
+    """Too small, too long, too little of it: each alone decides."""
+    matrix = np.eye(3, dtype=np.float32)
+    given = np.array([(0, 0, 50, 50), (10, 10, 12, 60), (0, 5, 64, 5.5), (-95, 0, 5, 60), (-60, 0, 40, 60)], np.float32)
+    found, kept, points = boxes.warped(given, None, matrix, (64, 64), 1.0, False)
+    assert kept.tolist() == [0, 4]
+    assert found.tolist() == [[0, 0, 50, 50], [0, 0, 40, 60]]
+    assert not len(points)
+
+
+def test_labels_are_copied():
+    label = Label(
+        im_file="a", shape=(1, 2), cls=np.zeros((2, 1)), segments=[np.ones((3, 2))], keypoints=None, more={"a": [1]}
+    )
+    copy = deepcopy(label)
+    assert type(copy) is dict
+    assert list(copy) == list(label)
+    copy["cls"][:] = copy["segments"][0][:] = 7
+    copy["segments"].append(1)
+    copy["more"]["a"].append(2)
+    assert not label["cls"].any()
+    assert label["segments"][0].max() == len(label["segments"]) == 1
+    assert label["more"] == {"a": [1]}
+    assert type(pickle.loads(pickle.dumps(label))) is Label
 
 
 def double(value):

@@ -11,29 +11,50 @@ from tests.conftest import MODELS, NEWEST, ROOT, last_json
 
 TRAININGS = Path(__file__).with_name("validated_trainings.py")
 SAMPLES = ROOT / "benchmarks" / "loading.py"
+CHANGED = Path(__file__).with_name("changed_pipelines.py")
 SAME = ("weights", "random", "fitness", "results", "best", "last")
-#: Case of the benchmark -> the parts that must have stood in.
+#: Case of the benchmark -> the parts that must have stood in, in every release.
 STOOD_IN = {
     "segment": {"planes", "polygons", "masks"},
     "separate masks": {"planes", "polygons", "separate masks"},
     "pose": {"planes"},
     "obb": {"planes", "polygons"},
     "rect": {"planes"},
-    "ram": {"planes"},
     "single class": {"planes", "blend", "polygons", "masks"},
+}
+OBJECTS = {"boxes on the mosaic", "objects after the warp", "shares"}
+#: The same, in the newest release alone.
+NEW = {
+    "segment": {"canvas", "colours", "outlines", *OBJECTS},
+    "pose": {"canvas", "colours"},
+    "obb": {"canvas", "colours"},
+    "rect": {"canvas", "colours", "objects after the warp", "shares"},
+    "ram": {"canvas", "colours", *OBJECTS},
+    "odd boxes": {"canvas", "colours", *OBJECTS},
+    "odd polygons": {"canvas", "colours", "outlines", *OBJECTS},
+    "odd segments": {"canvas", "colours", "outlines", *OBJECTS},
+    "turned segments": {"colours", "boxes on the mosaic", "shares"},
+    "pasted later": {"canvas", "colours", "outlines", *OBJECTS},
 }
 
 
 @pytest.mark.parametrize("version", ["8.0.200", "8.3.253", NEWEST])
 def test_samples(version, python, release):
     """Every byte of images and labels, and what the generators have come to."""
-    size = ["--images", "10", "--imgsz", "96", "--compare", "50"]
-    done = python(SAMPLES, *size, "--cases", ",".join(STOOD_IN), timeout=900, **release(version))
+    expected = {**STOOD_IN, **(NEW if version == NEWEST else {})}
+    size = ["--images", "10", "--imgsz", "96", "--compare", "20"]
+    done = python(SAMPLES, *size, "--cases", ",".join(expected), timeout=900, **release(version))
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
-    assert [one["case"] for one in cases] == list(STOOD_IN)
+    assert [one["case"] for one in cases] == list(expected)
     for one in cases:
         assert (one["different"], one["trouble"]) == ([], []), one
-        assert {part for part, calls in one["stood in"].items() if calls} >= STOOD_IN[one["case"]], one
+        assert {part for part, calls in one["stood in"].items() if calls} >= expected[one["case"]], one
+
+
+def test_changed_pipelines(python, release, digits):
+    """What a user puts into a pipeline sees upstream's images and objects, also in a worker that was spawned."""
+    found = last_json(python(CHANGED, digits("segment"), timeout=300, **release(NEWEST)))
+    assert found == {name: [] for name in ("as it is", "spawned", "between", "at the end", "instead", "closed")}
 
 
 @pytest.fixture
@@ -50,33 +71,31 @@ def trainings(python, release, digits, tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("version", "processes"), [("8.0.200", [2]), (NEWEST, [0, 2])])
-def test_trainings(version, processes, trainings):
-    """Seeded trainings have the same weights to the last bit, with and without loader workers, past the last mosaic."""
-    specs = [{"patches": patches, "workers": workers} for workers in processes for patches in ("none", "fast-load")]
-    found, _ = trainings(version, {"patches": "none"}, *specs)
-    for theirs, ours in zip(found[1::2], found[2::2]):
-        assert {key: ours[key] for key in SAME} == {key: theirs[key] for key in SAME}
-        item = ours["plan"]["fast-load"]
-        assert (item["status"], item["verified"]) == ("active", True), item
-        assert "masks where their objects are" in item["reason"]
-
-
 #: What of ours goes wrong -> what is said of it.
 WRONG = {
     "masks.OVERLAPPING = (lambda *_: 1 / 0,)": "masks failed, and is upstream's",
     "masks.OVERLAPPING = (lambda size, segments, ratio: masks.separate(size, segments, ratio),)": "masks had",
     "planes.WAYS = (lambda image, swapped: planes.planes(image, not swapped),)": "planes had another result",
+    "canvas.AROUND = -9": "canvas had another result",
 }
 
 
-def test_what_goes_wrong_is_upstreams(trainings):
-    """A part that differs or raises is upstream's: the weights are the same, and the plan tells."""
-    broken = [{"patches": "fast-load", "wrong": wrong} for wrong in WRONG]
-    found, log = trainings(NEWEST, {"patches": "none"}, {"patches": "none"}, *broken)
-    _, theirs, *ours = found
-    for run, words in zip(ours, WRONG.values()):
-        assert {key: run[key] for key in SAME} == {key: theirs[key] for key in SAME}, words
+def test_trainings(trainings):
+    """Seeded trainings have the same weights to the last bit, with and without loader workers, past the last mosaic.
+
+    A part that differs or raises is upstream's: the weights are the same, and the plan tells.
+    """
+    specs = [{"patches": patches, "workers": workers} for workers in (2, 0) for patches in ("none", "fast-load")]
+    broken = [{"patches": "fast-load", "workers": 0, "wrong": wrong} for wrong in WRONG]
+    found, log = trainings(NEWEST, {"patches": "none", "epochs": 1}, *specs, *broken)
+    theirs, ours = (found[1], found[3]), (found[2], found[4])
+    for one, other in zip((*theirs, *[theirs[1]] * len(WRONG)), (*ours, *found[5:])):
+        assert {key: other[key] for key in SAME} == {key: one[key] for key in SAME}, other["plan"]["fast-load"]
+    for run in ours:
+        item = run["plan"]["fast-load"]
+        assert (item["status"], item["verified"]) == ("active", True), item
+        assert "masks where their objects are" in item["reason"]
+    for run, words in zip(found[5:], WRONG.values()):
         item = run["plan"]["fast-load"]
         assert item["verified"] is False, item
         assert words in item["reason"]

@@ -27,7 +27,7 @@ from validation import Crowd
 
 PARTS = {
     "validation": ("kept_batches", "matching", "scaled_images", "suppression"),
-    "loading": ("blend", "masks", "planes", "polygons"),
+    "loading": ("blend", "canvas", "masks", "planes", "polygons"),
 }
 
 

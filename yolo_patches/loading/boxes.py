@@ -72,7 +72,7 @@ def warped(
     found = found[kept]
     if outlines is None or not points:
         return found, kept, np.zeros((0, 0, 2), np.float32)
-    return found, kept, drawn([outlines[index] for index in kept], matrix, size, found)
+    return found, kept, drawn([outlines[index] for index in kept.tolist()], matrix, size, found)
 
 
 def shares(boxes: Any, width: int, height: int) -> Any:

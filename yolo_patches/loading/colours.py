@@ -1,4 +1,4 @@
-"""Hue, saturation and value of an image changed by tables, some rows at a time, by arithmetic where that is the table."""
+"""Hue, saturation and value of an image changed by tables, in rows, and by arithmetic where that is the table."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def bounds(outlines: Sequence[Outline], matrix: Any, size: tuple[int, int]) -> A
     boxes[outside] = 0
     (cut,) = np.nonzero(~(inside | outside))
     if len(cut):
-        boxes[cut] = seen(_warped(resampled([outlines[index] for index in cut]), matrix), *size)
+        boxes[cut] = seen(_warped(resampled([outlines[index] for index in cut.tolist()]), matrix), *size)
     return boxes
 
 
@@ -114,7 +114,7 @@ def drawn(outlines: Sequence[Outline], matrix: Any, size: tuple[int, int], boxes
 
 
 def seen(outlines: Any, width: int, height: int) -> Any:
-    """Return the boxes around what an image shows of closed outlines.
+    """Return the boxes around what an image shows of closed outlines that are neither within it nor beside it.
 
     Args:
         outlines: Points, [N, n, 2].

@@ -53,6 +53,19 @@ def sequence(composition: Any) -> tuple[Any, Any, Any] | None:
     return None
 
 
+def standing(mosaic: Any, composition: Any) -> list[Any]:
+    """Return the transforms that a mosaic passes through, itself first, as they follow each other now.
+
+    Empty where the composition that the mosaic was found in no longer has it so, or is no step of the data set's
+    pipeline: a user may have changed either.
+    """
+    found = sequence(composition)
+    steps = getattr(mosaic.dataset.transforms, "transforms", ())
+    if found is None or found[0] is not mosaic or not any(step is composition for step in steps):
+        return []
+    return [one for one in found if one is not None]
+
+
 class Mosaicked:
     """Upstream's `apply_image` of the mosaic, which leaves a canvas for the warp.
 
@@ -78,11 +91,10 @@ class Mosaicked:
         return labels
 
     def _canvas(self, labels: Any, params: Any) -> Canvas | None:
-        found = sequence(self._composition)
         mosaic = self._transform
-        if self._part.off or mosaic.n != 4 or found is None or found[0] is not mosaic:
-            return None
-        if not all(isinstance(vars(one).get("apply_image"), (Pasted, Warped)) for one in found[1:] if one is not None):
+        found = standing(mosaic, self._composition)
+        ours = all(isinstance(vars(one).get("apply_image"), (Pasted, Warped)) for one in found[1:])
+        if self._part.off or mosaic.n != 4 or not found or not ours:
             return None
         tiles = list(_tiles(params["layout"]))
         if not all(_is_plain(tile.image) for tile in tiles):

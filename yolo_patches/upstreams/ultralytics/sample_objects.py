@@ -16,7 +16,7 @@ import numpy as np
 
 from yolo_patches.loading.outlines import Outline, is_straight, resampled, seen
 from yolo_patches.loading.part import Part, alike
-from yolo_patches.upstreams.ultralytics.sample_canvas import sequence
+from yolo_patches.upstreams.ultralytics.sample_canvas import sequence, standing
 from yolo_patches.upstreams.ultralytics.sample_operations import is_known
 
 #: The names of the parts.
@@ -221,8 +221,8 @@ class TiledObjects:
         whole = partial(type(one).apply_instances, one)
         patches = [item["labels_patch"] for item in layout]
         objects = [patch["instances"] for patch in patches]
-        found = sequence(self._composition)
-        ours = not self._part.off and found is not None and all(_is_ours(step) for step in found if step is not None)
+        found = standing(one, self._composition)
+        ours = bool(found) and not self._part.off and all(map(_is_ours, found))
         if not ours or one.n != 4 or not all(map(_is_label, objects)) or not any(map(len, objects)):
             return whole(labels, params)
         boxes = np.concatenate([some.bboxes for some in objects])
