@@ -11,6 +11,8 @@ from PIL import Image
 #: Width and height.
 SMALL = ((640, 480),)
 MIXED = ((640, 480), (1280, 720), (1920, 1080), (500, 375), (1024, 1024))
+#: Of images of which only the contents matter.
+SMALLER = ((320, 240), (480, 270), (250, 188), (200, 200))
 CLASSES = 8
 
 
@@ -81,7 +83,7 @@ def odd(folder: Path, labels: str) -> Path:
     Grey, transparent, 16 bit and turned images, one of a single pixel, one that is no image, one that is cut off; no
     label, an empty one, 2,000 objects, and objects without area, outside or along the image's border.
     """
-    file = make(folder, 24, MIXED, labels)
+    file = make(folder, 16, SMALLER, labels)
     images, texts = (sorted((folder / name).iterdir()) for name in ("images", "labels"))
     for index, flags in ((0, cv2.IMREAD_GRAYSCALE), (1, cv2.IMREAD_COLOR)):
         image = cv2.imread(str(images[index]), flags)

@@ -18,11 +18,15 @@ class Samples(Seam):
     and draws the same random numbers whoever does the work.
 
     Attributes:
-        known: The parts that this data set has: "planes" (image [H, W, 3], whether its channels are swapped) ->
-            [3, H, W]; "blend" (image, image, share of the first) -> image; "polygons" (segments, points) -> segments;
-            "masks" (size, segments, ratio) -> mask and order; "separate masks" (size, segments, ratio) -> masks;
-            "even polygons" as "polygons"; "paste" (image, outlines in whole pixels) -> image with what lies within
-            them there once more, mirrored. All NumPy's.
+        known: The parts that this data set has, all on NumPy's arrays: "planes" (image [H, W, 3], whether its channels
+            are swapped) -> [3, H, W]; "blend" (image, image, share of the first) -> image; "colours" (image, gains of
+            hue, saturation and value) -> image; "canvas" (`loading.canvas.Canvas`, matrix, size) -> image; "boxes on
+            the mosaic" (boxes, tiles, side) -> boxes and the numbers of what is kept; "objects after the warp" (boxes,
+            outlines, matrix, size, scale, whether points are wanted) -> boxes, numbers, points; "shares" (boxes, width,
+            height) -> boxes; "outlines", "polygons" and "even polygons" (segments, points) -> segments;
+            "paste" (image, outlines in whole pixels) -> image with what lies within them there once more, mirrored;
+            "masks" (size, segments, ratio)
+            -> mask and order; "separate masks" (size, segments, ratio) -> masks.
         ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
         ledger: What becomes of the parts, in memory that all processes share; a patch sets it.
         trouble: Why the data set as a whole is upstream's, when it has been probed; empty where it is not.
