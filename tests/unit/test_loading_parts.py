@@ -140,7 +140,6 @@ def test_colours(way):
         x = np.arange(256, dtype=np.float64)
         hue = (x + gains[0] * 180) % 180 if way is colours.recoloured else x * (gains[0] + 1) % 180
         tables = [hue, np.clip(x * (gains[1] + 1), 0, 255), np.clip(x * (gains[2] + 1), 0, 255)]
-        tables[1][0] = 0
         parts = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
         changed = cv2.merge([cv2.LUT(part, table.astype(np.uint8)) for part, table in zip(parts, tables)])
         before = image.copy()
@@ -210,8 +209,8 @@ def test_what_an_image_shows_of_an_outline():
 def test_boxes_that_a_warp_keeps():
     """Too small, too long, too little of it: each alone decides."""
     matrix = np.eye(3, dtype=np.float32)
-    given = np.array([(0, 0, 50, 50), (10, 10, 12, 60), (0, 5, 64, 5.5), (-95, 0, 5, 60), (-60, 0, 40, 60)], np.float32)
-    found, kept, points = boxes.warped(given, None, matrix, (64, 64), 1.0, False)
+    given = np.array([(0, 0, 50, 50), (10, 10, 12, 60), (0, 5, 350, 8), (-95, 0, 5, 60), (-60, 0, 40, 60)], np.float32)
+    found, kept, points = boxes.warped(given, None, matrix, (400, 400), 1.0, False)
     assert kept.tolist() == [0, 4]
     assert found.tolist() == [[0, 0, 50, 50], [0, 0, 40, 60]]
     assert not len(points)

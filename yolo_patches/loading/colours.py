@@ -16,7 +16,7 @@ MARGIN = 5e-4
 
 
 def recoloured(image: Any, gains: Any) -> Any:
-    """Change an image as releases since 8.3.79 do: hue is turned, and what has no saturation keeps its colour.
+    """Change an image as releases since 8.3.79 do, where hue is turned.
 
     Args:
         image: Bytes, [H, W, 3], blue first.
@@ -27,7 +27,6 @@ def recoloured(image: Any, gains: Any) -> Any:
     """
     x = np.arange(256, dtype=np.float64)
     hue, saturation, value = (x + gains[0] * 180) % 180, _scaled(x, gains[1]), _scaled(x, gains[2])
-    saturation[0] = 0
     return _applied(image, (hue.astype(np.uint8), saturation, value))
 
 
