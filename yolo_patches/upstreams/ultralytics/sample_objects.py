@@ -217,12 +217,15 @@ class TiledObjects:
 
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Join the objects of the images."""
-        one, layout = self._transform, params["layout"]
+        one = self._transform
         whole = partial(type(one).apply_instances, one)
+        if self._part.off:
+            return whole(labels, params)
+        layout = params["layout"]
         patches = [item["labels_patch"] for item in layout]
         objects = [patch["instances"] for patch in patches]
         found = standing(one, self._composition)
-        ours = bool(found) and not self._part.off and all(map(_is_ours, found))
+        ours = bool(found) and all(map(_is_ours, found))
         if not ours or one.n != 4 or not all(map(_is_label, objects)) or not any(map(len, objects)):
             return whole(labels, params)
         boxes = np.concatenate([some.bboxes for some in objects])
@@ -268,7 +271,7 @@ class PastedObjects:
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Add the objects that have been pasted."""
         whole = partial(type(self._transform).apply_instances, self._transform)
-        own, mirrored = params["instances"], params["instances2"]
+        own, mirrored = params.get("instances"), params.get("instances2")
         if not all(isinstance(some, outlined()) and some.waits for some in (own, mirrored)):
             return whole(labels, params)
         plain = {"instances": own.boxes(), "instances2": mirrored.boxes()}
@@ -294,11 +297,14 @@ class WarpedObjects:
 
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Warp the objects, and keep those of which enough is left."""
-        one, objects = self._transform, labels["instances"]
+        one = self._transform
         whole = partial(type(one).apply_instances, one)
+        if self._part.off:
+            return whole(labels, params)
+        objects = labels["instances"]
         matrix, waits = params["M"], isinstance(objects, outlined()) and objects.waits
         known = is_straight(matrix) if waits else _is_plain(objects)
-        if self._part.off or not known or not len(objects) or one.perspective:
+        if not known or not len(objects) or one.perspective:
             return whole(labels, params)
         objects.convert_bbox(format="xyxy")
         objects.denormalize(*params["orig_shape"][::-1])

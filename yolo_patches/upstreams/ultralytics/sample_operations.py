@@ -102,10 +102,12 @@ class Colours:
 
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Change the colours of `labels["img"]`."""
-        one, image = self._transform, labels["img"]
-        gains = [one.hgain, one.sgain, one.vgain]
+        one = self._transform
         whole = partial(type(one).apply_image, one)
-        if self._part.off or image.shape[-1] != 3 or not any(gains):
+        if self._part.off:
+            return whole(labels, params)
+        image, gains = labels["img"], [one.hgain, one.sgain, one.vgain]
+        if image.shape[-1] != 3 or not any(gains):
             return whole(labels, params)
         before = np.random.get_state()
 
