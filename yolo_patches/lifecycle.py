@@ -134,7 +134,7 @@ class Lifecycle:
         Raises:
             PatchesError: A patch refuses the training.
         """
-        self.facts = facts
+        facts = self.facts = self._foreseen(facts)
         self.plan.world_size, self.plan.global_batch = facts.world_size, facts.batch.size
         for name, patch in self._lacking.items():
             with suppress(Exception):  # it is not going to act
@@ -152,6 +152,14 @@ class Lifecycle:
                 continue
             entry.options = {**entry.options, **patch.pinned}
             entry.notes = tuple(patch.notes)
+
+    def _foreseen(self, facts: Facts) -> Facts:
+        for name, patch in list(self._patches.items()):
+            try:
+                facts = patch.foresee(facts)
+            except Exception as error:
+                self._drop(name, "failed", f"foresee: {_words(error)}")
+        return facts
 
     def takes(self, seam: type[Seam]) -> bool:
         """Return whether any patch handles this seam, decided or not."""

@@ -76,6 +76,10 @@ class Patch(ABC):
             PatchesError: The run cannot be right whatever the patch does, e.g. fewer images than ranks.
         """
 
+    def foresee(self, facts: Facts) -> Facts:
+        """Return the facts as they are where this patch acts: every patch decides from them."""
+        return facts
+
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
         """Return the function to call at each seam; one that learns more than `decide` knew returns a new decision."""
         return {}

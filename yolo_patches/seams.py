@@ -174,6 +174,7 @@ class OptimizerChoice(Seam):
         iterations: Optimizer steps that upstream counts; a patch may replace them.
         model: The model, wrapped or not.
         loss: Probes the live loss.
+        accumulate: Micro-steps of an optimizer step once upstream is warm.
     """
 
     batch: int
@@ -182,6 +183,7 @@ class OptimizerChoice(Seam):
     iterations: float
     model: Any = None
     loss: Callable[[], LossProof] = no_probe
+    accumulate: int = 1
 
 
 @dataclass
@@ -196,6 +198,8 @@ class OptimizerBuilt(Seam):
         fresh: Whether the groups are new; after an out-of-memory retry upstream may keep them and only set the weight
             decay again.
         loss: Probes the live loss.
+        nominal: The micro-steps by which it has multiplied the weight decay, also where the run is shorter than
+            that; 0: `accumulate`.
     """
 
     optimizer: Any
@@ -204,6 +208,7 @@ class OptimizerBuilt(Seam):
     micro_steps: int = 0
     fresh: bool = True
     loss: Callable[[], LossProof] = no_probe
+    nominal: int = 0
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Seams within a training step: the targets of its loss, and the rates at which it will be made in the warm-up."""
+"""Seams of a training step: the targets of its loss, the rates of its warm-up, how many batches make one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,32 @@ class TargetScores(Seam):
     """
 
     values: Any
+
+
+def untold() -> bool | None:
+    """Return nothing: it cannot be told."""
+    return None
+
+
+@dataclass
+class Accumulation(Seam):
+    """Upstream has computed how many micro-steps it adds up to one optimizer step; comes again for another batch.
+
+    Where it is replaced, so is what upstream derives from it: the ramp of its warm-up, the weight decay, which it
+    multiplies by effective batch / nbs, and the optimizer steps by which `optimizer=auto` chooses. nbs stays.
+
+    Attributes:
+        batch: The global batch.
+        accumulate: Micro-steps of an optimizer step once the run is warm; a patch may replace it.
+        micro_steps: Of the whole training, which is the most that can be added up; 0 where they are not known.
+        carried: Returns whether an accumulation that the end of an epoch cuts off goes on in the next epoch. False:
+            its gradients are dropped, and its batches count all the same. None: it cannot be told.
+    """
+
+    batch: int
+    accumulate: int
+    micro_steps: int = 0
+    carried: Callable[[], bool | None] = untold
 
 
 @dataclass(frozen=True)

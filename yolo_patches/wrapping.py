@@ -126,7 +126,7 @@ def bind(instance: Any, name: str, wrapper: Wrapper) -> None:
 
 
 @contextmanager
-def instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def instead(owner: Any, name: str, function: Any) -> Iterator[None]:
     """Have another function under a name of a module or object."""
     before = vars(owner).get(name, owner)
     vars(owner)[name] = function

@@ -222,7 +222,7 @@ class LinearLr(Patch):
 
     def _choose(self, seam: OptimizerChoice) -> None:
         """Let the automatic choice count the iterations at the base batch: the same optimizer at every batch."""
-        scale = self._scale = self._scaling(seam.batch, self._known.batch.accumulate(seam.batch))
+        scale = self._scale = self._scaling(seam.batch, seam.accumulate)
         if scale.ratio != 1 and not self._unknown(seam.loss):
             per_epoch = math.ceil(seam.images / max(scale.base, self._known.batch.nbs))
             seam.iterations = per_epoch * seam.epochs
@@ -278,7 +278,7 @@ class LinearLr(Patch):
         batch = self._known.batch
         given = self._known.optimization.weight_decay
         live = max((group.get("weight_decay", 0) for group in seam.optimizer.param_groups), default=0)
-        scaled = given * seam.batch * batch.accumulate(seam.batch) / batch.nbs
+        scaled = given * seam.batch * (seam.nominal or seam.accumulate) / batch.nbs
         return scale.decay if math.isclose(live, scaled, rel_tol=1e-6) else 1.0
 
     def _restore(self, seam: OptimizerRestored) -> None:

@@ -27,8 +27,8 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
-from yolo_patches.step_seams import TargetScores, WarmUpStep
-from yolo_patches.upstreams.scripts import source
+from yolo_patches.step_seams import Accumulation, TargetScores, WarmUpStep
+from yolo_patches.upstreams.scripts import accumulation, source
 from yolo_patches.upstreams.scripts.layout import FUNCTIONS, Layout
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
@@ -52,6 +52,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         Arguments: [],
         ModelBuilt: there.lacks("utils.general", "check_amp") + there.steps(),
         ValLoader: there.loaders(),
+        Accumulation: there.does_not_say(accumulation.ROUNDED) + there.does_not_say(accumulation.RAMP),
         OptimizerBuilt: there.lacks("utils.torch_utils", "smart_optimizer"),
         OptimizerRestored: there.lacks("utils.torch_utils", "smart_resume"),
         OptimizerStep: there.does_not_say("torch.nn.utils.clip_grad_norm_("),

@@ -148,7 +148,7 @@ class _Start:
         """Return what is known of the training beforehand; its data set is not read."""
         absent = Absent("the labels of a script's data set are not read")
         settings = script_facts.settings(self._hyp, self.opt)
-        return Foreseen(self.lifecycle.plan, self._facts(), settings, lambda: absent)
+        return Foreseen(self.lifecycle.plan, self.lifecycle.facts or self._facts(), settings, lambda: absent)
 
     def _facts(self) -> Facts:
         criterion = self._names.get("ComputeLoss")

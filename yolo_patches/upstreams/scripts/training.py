@@ -38,7 +38,8 @@ from yolo_patches.upstreams import warming
 from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
-from yolo_patches.upstreams.scripts import evaluation, loggers, script_facts
+from yolo_patches.upstreams.scripts import evaluation, loggers, script_facts, source
+from yolo_patches.upstreams.scripts.accumulation import Accumulating
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import Steps
@@ -75,6 +76,8 @@ class Training:
         self._rows = EpochRows(lifecycle)
         self._judging = Judging(lifecycle, self._rows)
         self._validations = Validations(session, opt, self._judging)
+        code = source.code(session.root / session.script)
+        self._accumulating = Accumulating(lifecycle, lambda: int(self.batch), code)
         self._start = 0
         self._callbacks: Any = None
         self.steps = Steps(self._first_step, self._epoch_begins, self._epoch_over, self._epoch_ended, by_events)
@@ -102,6 +105,7 @@ class Training:
         """Follow how good each epoch is found to be, and who stops early: both are names of the script."""
         module, names = self.session.module, vars(self.session.module)
         with ExitStack() as stack:
+            stack.enter_context(self._accumulating.followed(module))
             if "fitness" in names and self.lifecycle.listens(Judged):
                 stack.enter_context(instead(module, "fitness", partial(self._fitness, names["fitness"])))
             if "EarlyStopping" in names and (self.lifecycle.listens(Judged) or self.lifecycle.listens(Validation)):
@@ -152,10 +156,8 @@ class Training:
 
     def _optimizer(self, optimizer: Any) -> OptimizerBuilt:
         batch = self._known_batch()
-        facts = self.lifecycle.facts
-        assert facts is not None, "decided"
         # Its length is not known: the training loader is built after it.
-        return OptimizerBuilt(optimizer, batch, facts.batch.accumulate(batch), loss=self._early_proof)
+        return OptimizerBuilt(optimizer, batch, self._accumulating.in_force, loss=self._early_proof)
 
     def optimizer_restored(self, result: Any) -> None:
         """Follow a resumed run: upstream has loaded the optimizer's state, and says with which epoch it goes on."""

@@ -134,6 +134,8 @@ class Attachment:
         return result
 
     def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        if self.optimization is not None:
+            self.optimization.accumulating.end()
         if not self._begun:
             return wrapped(*args, **kwargs)
         result = self._memory.prepared(wrapped, args, kwargs)
@@ -298,6 +300,8 @@ class Attachment:
         if event == "on_train_batch_start":
             self.lifecycle.first_step()
             self._begun = True
+            if self.optimization is not None:
+                self.optimization.accumulating.begin()
         return result
 
     def _end_row(self) -> None:

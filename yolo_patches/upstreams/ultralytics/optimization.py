@@ -17,8 +17,9 @@ from yolo_patches.seams import (
     Step,
     WarmUp,
 )
-from yolo_patches.step_seams import Ramp, WarmUpStep
+from yolo_patches.step_seams import Accumulation, Ramp, WarmUpStep
 from yolo_patches.upstreams import followed_clip, warming
+from yolo_patches.upstreams.ultralytics.accumulation import Accumulating
 from yolo_patches.wrapping import Call as Called
 from yolo_patches.wrapping import bind
 
@@ -43,6 +44,7 @@ class Optimization:
         self.trainer = trainer
         self.lifecycle = lifecycle
         self.prove = prove
+        self.accumulating = Accumulating(trainer, lifecycle)
         self._warmup_epochs: float | None = None
         self._warming: WarmUp | None = None
         self._warm_accumulate = 1
@@ -57,12 +59,15 @@ class Optimization:
 
     def _build_optimizer(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self._bias_lr = getattr(self.trainer.args, "warmup_bias_lr", None)  # which `auto` may set to 0
-        call = self.lifecycle.attempt(lambda: self._choice(Called(wrapped, args, kwargs)), OptimizerChoice)
+        call = self.lifecycle.attempt(lambda: Called(wrapped, args, kwargs), Accumulation, OptimizerChoice)
+        if call is not None:
+            self.lifecycle.attempt(lambda: self.accumulating.building(call), Accumulation)
+            self.lifecycle.attempt(lambda: self._choice(call), OptimizerChoice)
         optimizer = wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
         built = self.lifecycle.attempt(lambda: self.lifecycle.fire(self._built(optimizer)).optimizer, OptimizerBuilt)
         return optimizer if built is None else built
 
-    def _choice(self, call: Called) -> Called:
+    def _choice(self, call: Called) -> None:
         if str(call["name"]).lower() == "auto":
             seam = OptimizerChoice(
                 self.trainer.batch_size,
@@ -71,9 +76,9 @@ class Optimization:
                 call["iterations"],
                 model=call["model"],
                 loss=self.prove,
+                accumulate=self.accumulating.in_force,
             )
             call["iterations"] = self.lifecycle.fire(seam).iterations
-        return call
 
     def _built(self, optimizer: Any, fresh: bool = True) -> OptimizerBuilt:
         trainer = self.trainer
@@ -85,6 +90,7 @@ class Optimization:
             micro_steps=0 if timed else len(trainer.train_loader) * trainer.epochs,
             fresh=fresh,
             loss=self.prove,
+            nominal=self.accumulating.in_force,
         )
 
     def _build_train_pipeline(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
@@ -92,6 +98,7 @@ class Optimization:
         kept = getattr(self.trainer, "optimizer", None)
         result = wrapped(*args, **kwargs)
         if kept is not None and self.trainer.optimizer is kept:
+            self.lifecycle.attempt(lambda: self.accumulating.kept(kept), Accumulation)
             self.lifecycle.attempt(lambda: self._keep(kept), OptimizerBuilt)
         return result
 
@@ -143,6 +150,7 @@ class Optimization:
 
     def event(self, name: str) -> None:
         """Follow upstream's callbacks: up to 8.4.100 it computes the warm-up between these two, from its arguments."""
+        self.accumulating.end()
         if name == "on_train_epoch_start":
             self._batches = 0
         elif name == "on_train_batch_start":

@@ -30,7 +30,7 @@ from yolo_patches.seams import (
     ValLoader,
     WarmUp,
 )
-from yolo_patches.step_seams import TargetScores, WarmUpStep
+from yolo_patches.step_seams import Accumulation, TargetScores, WarmUpStep
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The parameters that each wrapped method must have; what upstream may add beside them does not matter.
@@ -57,6 +57,7 @@ OPTIMIZER = ("build_optimizer", "optimizer_step", "resume_training")
 SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Arguments: (),
     ValLoader: ("get_dataloader",),
+    Accumulation: (*OPTIMIZER, "preprocess_batch"),
     OptimizerChoice: OPTIMIZER,
     OptimizerBuilt: OPTIMIZER,
     OptimizerRestored: OPTIMIZER,
@@ -87,6 +88,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
 #: The arguments that patches at a seam read.
 ARGUMENTS: Mapping[type[Seam], tuple[str, ...]] = {
     ValLoader: ("batch",),
+    Accumulation: ("nbs", "weight_decay"),
     OptimizerChoice: ("nbs", "optimizer"),
     OptimizerBuilt: ("nbs", "lr0", "weight_decay"),
     WarmUp: ("warmup_epochs",),

@@ -183,7 +183,9 @@ class _Start:
         Raises:
             PatchesError: The run is refused.
         """
-        args = vars(self.trainer.args)
+        args = dict(vars(self.trainer.args))
+        if getattr(self.trainer, "resume", False):  # up to 8.1 the arguments are the checkpoint's, and do not say so
+            args["resume"] = args.get("resume") or args.get("model")
         lifecycle = self._lifecycle(args.get("resume"))
         ranks = launch.wanted(lifecycle.selection, self.missing)
         if ranks is None and launch.left_out(lifecycle.selection, self.missing):
@@ -207,7 +209,10 @@ class _Start:
         known = facts(self.owner, args, given=self.given, resumed=self.resumed)
         lifecycle.decide(known)
         return Foreseen(
-            lifecycle.plan, known, examination.settings(self.owner, args), lambda: examination.data_set(args)
+            lifecycle.plan,
+            lifecycle.facts or known,
+            examination.settings(self.owner, args),
+            lambda: examination.data_set(args),
         )
 
     def construct(self, wrapped: Callable[..., None]) -> None:
