@@ -9,11 +9,12 @@ Patches name the seams that they need; a patch whose seams the installed upstrea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from yolo_patches.batch_search import Footprint
 from yolo_patches.facts import Facts
 
 #: Why an upstream lacks a seam in all of its releases. Whoever has selected a patch by its name is told that it needs
@@ -61,11 +62,17 @@ class Arguments(Seam):
         facts: What is known from the arguments; devices are as the user named them.
         defaults: Upstream's value of every argument that the user has not given.
         values: Argument -> value that patches have set.
+        trial: Makes some steps and a validation of this training in a process of its own, on the fullest of its
+            devices, with some arguments changed and some patches left out; see `batch_search.Footprint`. None where
+            this upstream cannot.
+        foretold: Whether `doctor` asks: nothing may be trained.
     """
 
     facts: Facts
     defaults: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    trial: Callable[[Mapping[str, Any], Sequence[str]], Footprint | None] | None = None
+    foretold: bool = False
 
     def set(self, name: str, value: Any) -> bool:
         """Set an argument, unless the user has given it or this upstream does not know it; return whether it is set."""

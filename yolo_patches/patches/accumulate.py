@@ -72,12 +72,12 @@ class Accumulate(Patch):
                 f"accumulate: batch={batch} cannot be shared by {ranks} ranks, each would have {batch // ranks} images "
                 f"of it; give batch={batch // ranks * ranks} or batch={(batch // ranks + 1) * ranks}"
             )
-        if self._effective % batch:
+        if self._effective % batch and not _left_open(facts.given.values.get("batch")):
             raise PatchesError(
                 f"accumulate: effective={self._effective} is no multiple of batch={batch}, the images of all ranks; "
                 f"give {_neighbours(self._effective, batch)}"
             )
-        return self._decision(batch, self._effective // batch)
+        return self._decision(batch, self._times(batch))
 
     def _decision(self, batch: int, times: int) -> Decision:
         assert self._facts is not None, "decide() comes before every seam"
@@ -211,6 +211,11 @@ class _Steps:
         if iteration >= self.warm_up:
             return self.times
         return max(1, round(1 + (self.times - 1) * iteration / self.warm_up))
+
+
+def _left_open(batch: Any) -> bool:
+    """Return whether the user has left it to somebody else to find the batch: then the nearest multiple will do."""
+    return isinstance(batch, (int, float)) and batch < 1
 
 
 def _neighbours(effective: int, batch: int) -> str:

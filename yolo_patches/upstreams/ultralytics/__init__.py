@@ -126,19 +126,15 @@ class Ultralytics(Adapter):
 
     def measured(self, words: list[str], changes: Mapping[str, Any], seconds: float) -> Measured | None:
         """Train in a child process, which writes into a folder that is removed."""
-        from yolo_patches.upstreams.ultralytics import measuring
+        from yolo_patches.upstreams.ultralytics import trials
 
-        with tempfile.TemporaryDirectory() as scratch:
-            child = [sys.executable, "-m", measuring.__name__, str(seconds), scratch]
-            start = words if "train" in words or "mode=train" in words else ["train", *words]
-            changed = [f"{name}={value}" for name, value in changes.items()]
-            # A cache on disk is a file beside each image, which nobody has asked this command for.
-            kept = [word for word in start if word.partition("=")[0] not in changes and word != "cache=disk"]
-            subprocess.run([*child, *kept, *changed], capture_output=True, check=False)
-            answer = Path(scratch, measuring.ANSWER)
-            if not answer.exists():
-                return None
-            found = json.loads(answer.read_text(encoding="utf-8"))
+        start = words if "train" in words or "mode=train" in words else ["train", *words]
+        changed = [f"{name}={value}" for name, value in changes.items()]
+        # A cache on disk is a file beside each image, which nobody has asked this command for.
+        kept = [word for word in start if word.partition("=")[0] not in changes and word != "cache=disk"]
+        found, _ = trials.run([*kept, *changed], seconds)
+        if found is None:
+            return None
         return Measured(**{field.name: found[field.name] for field in fields(Measured) if field.name in found})
 
     def loading(self, words: list[str], selection: str, seconds: float, cores: int) -> Figures:

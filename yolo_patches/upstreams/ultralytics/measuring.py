@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from yolo_patches.upstreams.ultralytics.examination import unrepaired
+from yolo_patches.validation import host_memory
 
 #: The file of the answer.
 ANSWER = "measured.json"
@@ -99,6 +100,8 @@ class Clock:
         batches = len(trainer.train_loader)
         found: dict[str, Any] = {"batches": batches, "batch": trainer.batch_size, **self._steps()}
         found["train_bytes"] = peak(trainer)
+        found["free_bytes"] = room(trainer)
+        found["weight_bytes"] = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
         whole = [later - sooner for sooner, later in zip(self.epochs[1:], self.epochs[2:])]
         if bool(trainer.args.val) and not whole:
             found["validation"] = self._validation(trainer)
@@ -187,6 +190,14 @@ def peak(trainer: Any) -> int:
         else []
     )
     return int(found[0]) * 1024 if found else 0
+
+
+def room(trainer: Any) -> int:
+    """Return the bytes of the device that this process has taken or could still take; on a CPU of its machine."""
+    if trainer.device.type == "cuda":
+        cuda = import_module("torch").cuda
+        return int(cuda.mem_get_info(trainer.device)[0] + cuda.memory_reserved(trainer.device))
+    return host_memory.available() + int(import_module("psutil").Process().memory_info().rss)
 
 
 def forget_peak(trainer: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from yolo_patches import registry
 from yolo_patches.activation import ABSENT, activation
 from yolo_patches.errors import PatchesError
-from yolo_patches.facts import Given
+from yolo_patches.facts import Facts, Given
 from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.handover import Handover
 from yolo_patches.lifecycle import Lifecycle
@@ -22,7 +22,8 @@ from yolo_patches.selection import NONE, Selection, parse
 from yolo_patches.upstreams.ultralytics import examination, launch, seam_sources
 from yolo_patches.upstreams.ultralytics.attachment import Attachment
 from yolo_patches.upstreams.ultralytics.commands import KEY, given
-from yolo_patches.upstreams.ultralytics.facts import described_version, facts, is_worker
+from yolo_patches.upstreams.ultralytics.facts import described_version, facts, is_worker, launcher
+from yolo_patches.upstreams.ultralytics.trials import Trials
 from yolo_patches.wrapping import LackingError, Wrapping
 
 #: Errors that say "you may not write there", as against a fault of the disk.
@@ -146,7 +147,15 @@ class _Start:
         from ultralytics.utils import DEFAULT_CFG_DICT
 
         known = facts(self.owner, self._resolved(), given=self.given, inherited=self.inherited)
-        return Arguments(known, {key: value for key, value in DEFAULT_CFG_DICT.items() if key not in self.given})
+        defaults = {key: value for key, value in DEFAULT_CFG_DICT.items() if key not in self.given}
+        return Arguments(known, defaults, trial=self._trials(known), foretold=bool(forecasting.get()))
+
+    def _trials(self, known: Facts) -> Trials | None:
+        """Return trials of this training; none where a rank would make them, or another trainer than upstream's own."""
+        if is_worker() or launcher() is not None or not self.owner.__module__.startswith("ultralytics."):
+            return None
+        assert self.lifecycle is not None, "it fires this seam"
+        return Trials({**self.given.values, **self._overrides()}, self.lifecycle.selection.chosen, known)
 
     def _resolved(self) -> dict[str, Any]:
         """Return the arguments as upstream's constructor will resolve them, without making anything.
