@@ -134,6 +134,7 @@ def test_upstream_goes_on_where_trials_cannot_be_made():
     assert values == {} and entry.decision.status == "failed"
     assert decided(None)[1].decision.status == "inert"
     assert decided(fails, kind="cpu")[1].decision.status == "inert"  # upstream's own 16
+    assert decided(fails, kind="npu", spec="auto-batch:memory=4")[1].decision.status == "inert"
     assert decided(fails, size=16)[1].decision.status == "inert"
     values, entry = decided(fails, launched=False)  # doctor
     assert values == {} and entry.decision.status == "active"

@@ -197,7 +197,7 @@ class _Steps:
             self._passed(epoch * self.per_epoch + number)
 
     def _passed(self, iteration: int) -> None:
-        if self._last is not None and iteration > self.unknown:
+        if self._last is not None and iteration > self.unknown and self.per_epoch:
             since, wanted = iteration - self._last, self._wanted(iteration)
             if self.stepped == (since >= wanted):
                 self.right += self.stepped

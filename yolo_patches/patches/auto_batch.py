@@ -80,7 +80,9 @@ class AutoBatch(Patch):
         return "active", "some trainings will be tried, in processes of their own, when the training starts"
 
     def _acts(self, facts: Facts) -> bool:
-        return self.values["memory"] is not None or facts.devices.kind not in ("cpu", "mps")
+        """Return whether memory is measured here: that of the process on a CPU, where a limit was given."""
+        kind = facts.devices.kind
+        return kind in ("", "cuda") or (kind == "cpu" and self.values["memory"] is not None)
 
     def _set(self, seam: Arguments) -> None:
         facts, trial = seam.facts, seam.trial

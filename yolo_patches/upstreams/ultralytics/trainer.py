@@ -146,9 +146,17 @@ class _Start:
     def _seam(self) -> Arguments:
         from ultralytics.utils import DEFAULT_CFG_DICT
 
-        known = facts(self.owner, self._resolved(), given=self.given, inherited=self.inherited)
+        args = self._resolved()
+        known = facts(self.owner, args, given=self.given, inherited=self.inherited, device=self._certain(args))
         defaults = {key: value for key, value in DEFAULT_CFG_DICT.items() if key not in self.given}
         return Arguments(known, defaults, trial=self._trials(known), foretold=bool(forecasting.get()))
+
+    @staticmethod
+    def _certain(args: Mapping[str, Any]) -> str:
+        """Return "cpu" where upstream has nothing else to choose; empty where the arguments say it, or it chooses."""
+        import torch
+
+        return "" if args.get("device") not in (None, "") or torch.cuda.is_available() else "cpu"
 
     def _trials(self, known: Facts) -> Trials | None:
         """Return trials of this training; none where a rank would make them, or another trainer than upstream's own."""
@@ -215,7 +223,7 @@ class _Start:
         if not resume and lifecycle.takes(Arguments):
             seam = lifecycle.fire(self._seam())
             args = {**args, **seam.values}
-        known = facts(self.owner, args, given=self.given, resumed=self.resumed)
+        known = facts(self.owner, args, given=self.given, resumed=self.resumed, device=self._certain(args))
         lifecycle.decide(known)
         return Foreseen(
             lifecycle.plan,
