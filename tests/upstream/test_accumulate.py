@@ -137,7 +137,8 @@ def test_verified_is_false_where_steps_are_made_at_other_times(accumulated):
 def test_what_upstream_does_by_itself_is_left_alone(accumulated):
     plain, same = (accumulated(NEWEST)[name] for name in ("plain", "same"))
     assert plain["weights"] == same["weights"]
-    assert entry(same["plan"], "accumulate")["status"] == "inert"
+    mine = entry(same["plan"], "accumulate")
+    assert (mine["status"], mine["changes"]) == ("active", [])
 
 
 def test_a_run_shorter_than_one_step_makes_one(accumulated):
@@ -207,8 +208,8 @@ def test_a_measured_batch_gets_the_nearest_multiple_and_says_so():
     assert patch.decide(facts(-1)).status == "active"
     seam = Accumulation(20, 3)
     decision = patch.handlers()[Accumulation](seam)
-    assert seam.accumulate == 3 and decision.reason.endswith("to 60 by itself, the nearest to 64")
+    assert seam.accumulate == 3 and decision.reason.endswith("3 batches of 20, as upstream, the nearest to 64")
     seam = Accumulation(40, 2)
-    assert patch.handlers()[Accumulation](seam).reason.endswith("to 80 by itself, the nearest to 64")
+    assert patch.handlers()[Accumulation](seam).reason.endswith("2 batches of 40, as upstream, the nearest to 64")
     seam = Accumulation(43, 1)
-    assert patch.handlers()[Accumulation](seam).reason.endswith("to 43 by itself, the nearest to 64")
+    assert patch.handlers()[Accumulation](seam).reason.endswith("1 batches of 43, as upstream, the nearest to 64")

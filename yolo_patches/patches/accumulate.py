@@ -31,7 +31,6 @@ class Accumulate(Patch):
     summary: ClassVar[str] = "images of an optimizer step, whatever batch fits; off without effective="
     source: ClassVar[str] = "https://github.com/ultralytics/ultralytics/issues/7642"
     default: ClassVar[bool] = False
-    follows: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         "effective": Option(int, "images of an optimizer step, over all ranks; a multiple of batch", minimum=1),
     }
@@ -86,7 +85,7 @@ class Accumulate(Patch):
         effective = times * batch
         nearest = "" if effective == self._effective else f", the nearest to {self._effective}"
         if times == upstreams:
-            return Decision("inert", f"upstream adds up {times} batches of {batch} to {effective} by itself{nearest}")
+            return Decision("active", f"effective batch {effective} = {times} batches of {batch}, as upstream{nearest}")
         return Decision(
             "active",
             f"effective batch {effective} = {times} batches of {batch}{nearest}",
@@ -104,9 +103,7 @@ class Accumulate(Patch):
         """Count the micro-batches, as they are handed out."""
         return {Loading: self._load}
 
-    def _accumulate(self, seam: Accumulation) -> Decision | None:
-        if not self._effective:
-            return None
+    def _accumulate(self, seam: Accumulation) -> Decision:
         times = self._times(seam.batch)
         self._set = times != seam.accumulate
         seam.accumulate = times

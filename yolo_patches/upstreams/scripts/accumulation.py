@@ -50,7 +50,7 @@ class Accumulating:
         """Follow the two expressions for the duration of a training."""
         names = vars(module)
         with ExitStack() as stack:
-            if self._lifecycle.takes(Accumulation) and "round" not in names and hasattr(names.get("np"), "interp"):
+            if self._lifecycle.listens(Accumulation) and "round" not in names and hasattr(names.get("np"), "interp"):
                 stack.enter_context(instead(module, "round", self._round))
                 stack.enter_context(instead(module, "np", Overlay(names["np"], interp=self._interp(names["np"]))))
             yield

@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Any
 
+from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.step_seams import Accumulation
 from yolo_patches.upstreams import unfinished
@@ -44,6 +45,8 @@ class Accumulating:
 
     def building(self, call: Call) -> None:
         """Let patches say how many there are, before an optimizer is built with what upstream derives from them."""
+        if not self._lifecycle.listens(Accumulation):
+            return
         upstreams, trainer = self.upstreams, self._trainer
         if self._fire() == upstreams:
             return
@@ -55,7 +58,7 @@ class Accumulating:
 
     def kept(self, optimizer: Any) -> None:
         """The same where upstream keeps its optimizer for another batch, and has set weight decay again."""
-        if self._fire() == self.upstreams:
+        if not self._lifecycle.listens(Accumulation) or self._fire() == self.upstreams:
             return
         for group in optimizer.param_groups:
             if group.get("weight_decay"):
@@ -64,6 +67,8 @@ class Accumulating:
 
     def _fire(self) -> int:
         trainer, upstreams = self._trainer, self.upstreams
+        if not hasattr(trainer, "accumulate"):  # weight decay alone must not change
+            raise PatchesError("the trainer has no attribute accumulate")
         seam = Accumulation(trainer.batch_size, upstreams, self._micro_steps, self._carried)
         asked = max(int(self._lifecycle.fire(seam).accumulate), 1)
         self.nominal = asked if asked != upstreams else 0
