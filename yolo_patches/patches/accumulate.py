@@ -34,7 +34,7 @@ class Accumulate(Patch):
     options: ClassVar[Mapping[str, Option]] = {
         "effective": Option(int, "images of an optimizer step, over all ranks; a multiple of batch", minimum=1),
     }
-    needs: ClassVar[tuple[type[Seam], ...]] = (Accumulation,)
+    needs: ClassVar[tuple[type[Seam], ...]] = (Accumulation, WarmUp, OptimizerStep, Loading)
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
