@@ -55,7 +55,7 @@ def photographs(folder: Path, images: int) -> str:
     return str(data)
 
 
-def trainer(data: str, folder: str, patches: str) -> Any:
+def trainer(data: str, folder: str, patches: str, batch: int = 16, size: int = 640) -> Any:
     """Return a trainer with everything built and no step made."""
     from ultralytics import YOLO
 
@@ -66,7 +66,7 @@ def trainer(data: str, folder: str, patches: str) -> Any:
     model.add_callback("on_train_start", stop)
     with contextlib.suppress(ReadyError):
         model.train(
-            data=data, project=folder, epochs=2, imgsz=640, batch=16, device="cpu", workers=0, plots=False,
+            data=data, project=folder, epochs=2, imgsz=size, batch=batch, device="cpu", workers=0, plots=False,
             verbose=False, patches=patches,
         )  # fmt: skip
     model.trainer.epoch = 0

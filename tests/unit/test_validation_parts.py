@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
+import torchvision
 
 from yolo_patches.patches import fast_val
-from yolo_patches.validation import allocator, host_memory, suppression
+from yolo_patches.validation import allocator, host_memory, suppression, together
 from yolo_patches.validation.kept_batches import KeptBatches
 from yolo_patches.validation.scaled_images import ScaledImages
 from yolo_patches.validation_seams import Suppression
@@ -33,6 +35,39 @@ def test_more_candidates_than_upstream_looks_at_are_upstreams(monkeypatch):
     monkeypatch.setattr(suppression, "MOST", 9)
     how = Suppression(0.001, 0.7, 5, False, 300)
     assert suppression.suppress(None, torch.ones(1, 9, 2), how) is None
+
+
+#: What a box of an image may be: ordinary, without area, with a negative size, tiny, no number.
+ODD = {"plain": 1.0, "flat": 0.0, "negative": -1.0, "tiny": 1e-9, "nan": math.nan}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_images_that_are_suppressed_in_one_call(odd, agnostic):
+    """Eight crowded images: what torchvision keeps of each, in fewer calls where the sizes of boxes allow it."""
+    predictions = torch.rand(8, 4 + 3 + 2, 200, generator=torch.Generator().manual_seed(0))
+    predictions[:, :2] *= 300  # so that those of different images overlap
+    predictions[:, 2:4] = predictions[:, 2:4] ** 3 * 300
+    predictions[:, 2, ::9] *= ODD[odd]
+    predictions[:, 4:7] *= (predictions[:, 4:7] * 8).round() / 8  # many are equal
+    predictions[3, 4:7] = 0  # an image without a candidate
+    how, calls = Suppression(0.3, 0.6, 3, agnostic, 40), []
+
+    def nms(*call):
+        calls.append(len(call[0]))
+        return torchvision.ops.nms(*call)
+
+    theirs = suppression.suppress(torchvision.ops.nms, predictions, how)
+    ours = suppression.suppressed_together(nms, predictions, how)
+    assert [len(one) for one in ours] == [len(one) for one in theirs] and sum(map(len, ours)) > 200
+    assert all(torch.equal(one.nan_to_num(7), other.nan_to_num(7)) for one, other in zip(ours, theirs))
+    assert (len(calls) <= 2) == (odd in ("plain", "flat", "tiny"))
+
+
+def test_no_call_has_more_boxes_than_suppression_has_room_for(monkeypatch):
+    monkeypatch.setattr(together, "BOXES", 100)
+    assert together.groups([40, 60, 1, 300, 0, 5], 9) == [[40, 60], [1], [300], [0, 5]]
+    assert together.groups([1, 1, 1], 2) == [[1, 1], [1]]
 
 
 def test_scaled_images_use_their_memory_again_unless_somebody_holds_it():

@@ -202,7 +202,7 @@ class Attachment:
             yield
 
     def _parts(self) -> Any:
-        before = evaluation.parts(self.trainer, self._trusted)
+        before = evaluation.parts(self.trainer, self._trusted, told=self._evaluates)
         parts = self.lifecycle.fire(replace(before))
         return evaluation.in_place(self.lifecycle, self.trainer, parts, before)
 
@@ -215,6 +215,7 @@ class Attachment:
             skip=self._no_validation,
             agreed=self._agreed,
             deferral=self._late.deferral() if self._writes else None,
+            model=getattr(getattr(self.trainer, "ema", None), "ema", None),
         )
 
     def _no_validation(self) -> tuple[Any, None]:
