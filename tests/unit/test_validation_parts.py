@@ -15,6 +15,7 @@ from yolo_patches.patches import fast_val
 from yolo_patches.validation import allocator, host_memory, suppression, together
 from yolo_patches.validation.kept_batches import KeptBatches
 from yolo_patches.validation.scaled_images import ScaledImages
+from yolo_patches.validation.weights import Weights
 from yolo_patches.validation_seams import Suppression
 
 
@@ -62,6 +63,40 @@ def test_images_that_are_suppressed_in_one_call(odd, agnostic):
     assert [len(one) for one in ours] == [len(one) for one in theirs] and sum(map(len, ours)) > 200
     assert all(torch.equal(one.nan_to_num(7), other.nan_to_num(7)) for one, other in zip(ours, theirs))
     assert (len(calls) <= 2) == (odd in ("plain", "flat", "tiny"))
+
+
+def _layers():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    model[1].running_mean += torch.rand(4)
+    return model
+
+
+def _bits(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("change", "put_back"), [
+    (lambda model: model.half().float(), True),
+    (lambda model: model.bfloat16().float(), True),
+    (lambda model: model.half(), True),  # an error has come between
+    (lambda model: model.float(), False),
+    (lambda model: model[0].weight.data.add_(1), False),
+])  # fmt: skip
+def test_weights_that_a_validation_has_rounded(change, put_back):
+    """Rounded ones are put back, to the last bit; a change that is something else is left to whoever made it."""
+    model = _layers()
+    before, held = _bits(model), Weights(model, compared=True)
+    with torch.inference_mode():
+        change(model)
+    after = _bits(model)
+    assert held.put_back() is put_back
+    wanted = before if put_back else after
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+    assert held.unchanged() is all(torch.equal(value, before[name]) for name, value in wanted.items())
+    if put_back:  # the average's next update, outside of inference, which may not touch what was made there
+        for value in model.state_dict().values():
+            value.copy_(value / 2)
 
 
 def test_no_call_has_more_boxes_than_suppression_has_room_for(monkeypatch):

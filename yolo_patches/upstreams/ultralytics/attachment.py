@@ -241,6 +241,7 @@ class Attachment:
         return self.lifecycle.around(Validation(self._epoch, final=True), evaluate)
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        self.lifecycle.attempt(self._late.before_save)
         with self._nothing_is_best():
             return self.lifecycle.around(self._saving(), lambda: wrapped(*args, **kwargs))
 
