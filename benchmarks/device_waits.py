@@ -42,8 +42,6 @@ from torch.utils._pytree import tree_leaves
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
-#: Batches in which fast-val compares its parts.
-COMPARED = 4
 #: Methods and functions that wait, and how often.
 WAITS = {
     **dict.fromkeys(("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__"), 1),
@@ -227,7 +225,7 @@ def measure(images: int, batch: int, candidates: int, size: int = 640) -> dict[s
         candidates: Of an image.
         size: Of an image, in pixels.
     """
-    from validation import Crowd, photographs, trainer
+    from validation import COMPARED, Crowd, photographs, trainer
 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -254,7 +254,7 @@ def test_early_stopping_comes_an_epoch_later_and_a_resumed_run_goes_on(trainings
         {**classify, "patches": SPEC},
         {"patches": SPEC, "name": "cut", "interrupt": 3, "epochs": 6},
         {"model": str(tmp_path / "cut/weights/last.pt"), "resume": True},
-        {**classify, "patches": SPEC, "epochs": 3, "unwatched": False},
+        {**classify, "patches": SPEC, "epochs": 3, "patience": 100, "unwatched": False},
     )
     assert watched["plan"]["async-val"]["status"] == "unavailable" and len(watched["results"]) == 3
     assert "on_val_start listens to on_val_start" in log
