@@ -81,6 +81,7 @@ def _bits(model):
     (lambda model: model.bfloat16().float(), True),
     (lambda model: model.half(), True),  # an error has come between
     (lambda model: model.float(), False),
+    (lambda model: model.double().float(), False),
     (lambda model: model[0].weight.data.add_(1), False),
 ])  # fmt: skip
 def test_weights_that_a_validation_has_rounded(change, put_back):
