@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -37,6 +38,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 CLASSES, OBJECTS = 80, 12
 STRIDES = (8, 16, 32)
 CANDIDATES = (976, 2259, 4826)
+#: Batches in which fast-val compares its parts with upstream's.
+COMPARED = 4
 
 
 class ReadyError(Exception):
@@ -55,7 +58,7 @@ def photographs(folder: Path, images: int) -> str:
     return str(data)
 
 
-def trainer(data: str, folder: str, patches: str) -> Any:
+def trainer(data: str, folder: str, patches: str, batch: int = 16, size: int = 640) -> Any:
     """Return a trainer with everything built and no step made."""
     from ultralytics import YOLO
 
@@ -66,7 +69,7 @@ def trainer(data: str, folder: str, patches: str) -> Any:
     model.add_callback("on_train_start", stop)
     with contextlib.suppress(ReadyError):
         model.train(
-            data=data, project=folder, epochs=2, imgsz=640, batch=16, device="cpu", workers=0, plots=False,
+            data=data, project=folder, epochs=2, imgsz=size, batch=batch, device="cpu", workers=0, plots=False,
             verbose=False, patches=patches,
         )  # fmt: skip
     model.trainer.epoch = 0
@@ -160,10 +163,11 @@ def beside_the_model(images: int, rounds: int) -> dict[str, Any]:
         timers = {name: Timed(arm.validator) for name, arm in arms.items()}
         batches = list(arms["upstream"].test_loader)
         zeros = {key: torch.zeros(()) for key in ("box_loss", "cls_loss", "dfl_loss")}
+        warm = math.ceil(COMPARED / len(batches))
         for candidates in CANDIDATES:
             found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
             metrics = {}
-            for index in range(rounds + 1):
+            for index in range(rounds + warm):
                 for name in list(arms)[:: 1 if index % 2 else -1]:
                     arm, crowd = arms[name], Crowd(candidates, batches)
                     arm.loss_items, arm.loss = zeros, torch.zeros(())
@@ -171,7 +175,7 @@ def beside_the_model(images: int, rounds: int) -> dict[str, Any]:
                     arm.ema.ema.forward = crowd
                     arm.ema.ema.loss = lambda *_: (None, zeros)
                     seen, metrics[name] = stages(arm, images, timers[name])
-                    if index:  # the first reads, compiles and compares
+                    if index >= warm:  # the first read, compile and compare
                         found[name].append(seen)
             medians = {
                 name: {stage: statistics.median(one[stage] for one in ones) for stage in ones[0]}

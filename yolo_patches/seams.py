@@ -307,6 +307,7 @@ class Validation(Act):
         agreed: Returns the first rank's word for something that ranks may see differently. Called by all ranks that
             validate, or by none.
         deferral: How it may be made elsewhere (`Deferral`); None where it cannot, and on all ranks but the first.
+        model: The module that is validated; None where it is not known.
     """
 
     repeatable: ClassVar[bool] = True
@@ -317,6 +318,7 @@ class Validation(Act):
     skip: Callable[[], Any] = lambda: None
     agreed: Callable[[bool], bool] = bool
     deferral: Any = None
+    model: Any = None
 
 
 @dataclass

@@ -49,6 +49,10 @@ class Evaluation(Seam):
         scale: Returns images of bytes as numbers between 0 and 1; None where they are not scaled like that on the CPU.
             A patch may replace it.
         on_cpu: Whether the model is on the CPU.
+        page_locked: Whether batches are to be in page-locked memory, from which they are copied to the model's device
+            while the host goes on.
+        timed: Whether upstream times its stages by waiting for the device, in a validation that tells nobody. A patch
+            may clear it.
         metrics_on_cpu: Whether predictions are to be compared with objects on the CPU, which takes one copy a batch. A
             patch may set it.
         patient: Whether suppression is to take its time; upstream drops the images that it has not come to after a
@@ -69,6 +73,8 @@ class Evaluation(Seam):
     match: Callable[[Any, Any], Any] | None = None
     scale: Callable[[Any], Any] | None = None
     on_cpu: bool = True
+    page_locked: bool = False
+    timed: bool = False
     metrics_on_cpu: bool = False
     patient: bool = False
     loss: bool = True

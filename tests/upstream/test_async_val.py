@@ -32,7 +32,7 @@ CLASSIFY = {"model": "yolov8n-cls.yaml", "lr0": 0.003, "optimizer": "AdamW", "wa
 @pytest.fixture
 def trainings(python, release, digits, tmp_path):
     def make(version, *arguments, before=""):
-        common = {"epochs": 5, "plots": False, "unwatched": True, "project": str(tmp_path)}
+        common = {"epochs": 4, "plots": False, "unwatched": True, "project": str(tmp_path)}
         runs = [{**common, "data": digits(), "name": str(index), **one} for index, one in enumerate(arguments)]
         program = tmp_path / "program.py"
         program.write_text(before + PROGRAM.read_text().replace("__file__", repr(str(PROGRAM))))
@@ -77,41 +77,157 @@ def test_all_four_together(trainings, digits):
     assert ours["helpers"] == 0 and ours["left"] == []
 
 
-#: What goes wrong in the process -> what is said of it.
+#: By the name of the run, what goes wrong. In the process, when it is given its second task (`ask`); in what comes of
+#: the first one: no number, or a disk that is full where figures are written into checkpoints; in upstream's first
+#: backward pass.
+TROUBLES = """
+import os, signal, torch
+from ultralytics.engine.trainer import BaseTrainer
+from yolo_patches.patches import async_val
+from yolo_patches.upstreams.ultralytics.late_validations import LateValidations
+from yolo_patches.validation.helper_process import Helper
+
+asked, ask, longest = [], Helper.ask, async_val.LONGEST
+record, update = LateValidations._record, LateValidations._update_checkpoints
+do_train, backward = BaseTrainer._do_train, torch.Tensor.backward
+run = ""
+
+def failing(self, task):
+    asked.append(run)
+    if asked.count(run) == 2 and run in ("killed", "stopped"):
+        os.kill(self.pid, signal.SIGKILL if run == "killed" else signal.SIGSTOP)
+    ask(self, b"no weights" if asked.count(run) == 2 and run == "nonsense" else task)
+
+def recorded(self, pending, metrics):
+    if run != "nan" or pending.epoch != 1:
+        return record(self, pending, metrics)
+    stop = record(self, pending, {**metrics, "fitness": float("nan")})
+    print("last.pt is of epoch", torch.load(self._trainer.last, weights_only=False)["epoch"] + 1)
+    return stop
+
+def updated(self, epoch):
+    if run == "full":
+        os.symlink("/dev/full", self._trainer.last.with_suffix(".part"))
+    update(self, epoch)
+
+def trained(self, *args, **kwargs):
+    global run
+    run = self.save_dir.name
+    async_val.LONGEST, async_val.PATIENCE = (3.0, 0.0) if run == "stopped" else (longest, 20.0)
+    left = [1] if run.startswith("oom") else []
+    def step(loss, *words, **more):
+        if left and left.pop():
+            raise RuntimeError("CUDA out of memory")
+        return backward(loss, *words, **more)
+    torch.Tensor.backward = step
+    return do_train(self, *args, **kwargs)
+
+Helper.ask, BaseTrainer._do_train = failing, trained
+LateValidations._record, LateValidations._update_checkpoints = recorded, updated
+"""
+#: What is said where the process fails.
 FAILURES = {
-    "os.kill(self.pid, signal.SIGKILL)": "the process has ended",
-    "os.kill(self.pid, signal.SIGSTOP)": "the process has not answered in 3 s more",
-    "task = b'no weights'": "UnpicklingError",
+    "killed": "the process has ended",
+    "stopped": "the process has not answered in 3 s more",
+    "nonsense": "UnpicklingError",
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_the_process_fails(failure, trainings, digits):
-    """In the middle of the training: the epoch is validated in the foreground, and those after it."""
-    before = f"""
-import os, signal
-from yolo_patches.patches import async_val
-from yolo_patches.validation.helper_process import Helper
-async_val.LONGEST, async_val.PATIENCE = {3.0 if "STOP" in failure else 90.0}, 0.0
-asked, ask = [], Helper.ask
-def failing(self, task):
-    asked.append(self)
-    if len(asked) == 1:
-        return ask(self, task)
-    {failure}
-    ask(self, task)
-Helper.ask = failing
+def test_troubles(trainings, digits):
+    """One process of trainings, each with another trouble; all end, and are upstream's but for what is said here."""
+    classify = {**CLASSIFY, "data": digits("classify"), "epochs": 4}
+    late = {**dict.fromkeys((*FAILURES, "nan", "full"), classify), "oom": {"epochs": 4}}
+    runs = {"none": {**classify, "patches": "none"}, "oom-none": {"epochs": 4, "patches": "none"}}
+    runs |= {name: {**arguments, "patches": SPEC} for name, arguments in late.items()}
+    found, log = trainings(
+        NEWEST,
+        {"patches": "none", "epochs": 1},
+        *({**arguments, "name": name} for name, arguments in runs.items()),
+        before=TROUBLES,
+    )
+    found = dict(zip(("first", *runs), found))
+    upstream = found["none"]
+    for name, words in FAILURES.items():
+        assert {key: found[name][key] for key in SAME} == {key: upstream[key] for key in SAME}, name
+        assert log.count(f"made in the foreground from here on: {words}") == 1, name
+        assert found[name]["plan"]["async-val"]["verified"] is False, name
+    # No number is never best, and early stopping is not given it; upstream would go back to a checkpoint that is good.
+    nan = found["nan"]
+    assert nan["weights"] == upstream["weights"] and nan["results"] == upstream["results"]
+    assert nan["fitness"] == [upstream["fitness"][0], None, *upstream["fitness"][2:]]
+    assert "last.pt is of epoch 1\n" in log
+    assert log.count("made in the foreground from here on: the fitness of epoch 2 is nan") == 1
+    # Best.pt and last.pt go without late figures; nothing else does, and nothing is left of the attempt.
+    whole = ("weights", "results", "fitness", "events", "files")
+    assert {key: found["full"][key] for key in whole} == {key: upstream[key] for key in whole}
+    assert log.count("something could not be recorded: OSError: [Errno 28]") == 1
+    # The process has the loaders that upstream has built for the smaller batch: losses go by the batch.
+    assert {key: found["oom"][key] for key in SAME} == {key: found["oom-none"][key] for key in SAME}
+    assert log.count("Reducing to batch=4") == 2
+    assert found["oom"]["plan"]["async-val"]["verified"] is True
+    assert all(one["helpers"] == 0 for one in found.values())
+
+
+#: What ranks read of a data set, and what upstream makes of their losses, by its own sampler.
+RANKS = """
+import json, torch
+from ultralytics.data.build import ContiguousDistributedSampler
+from yolo_patches.upstreams.ultralytics import validation_task
+from torch.utils.data import DataLoader
+compared = 0
+for images in (1, 7, 20, 33):
+    for ranks in (2, 3):
+        for size in (1, 4, 8):
+            data = list(range(images))
+            loaders = [
+                DataLoader(data, size, sampler=ContiguousDistributedSampler(data, ranks, rank=rank), collate_fn=list)
+                for rank in range(ranks)
+            ]
+            theirs = [list(loader) for loader in loaders]
+            assert validation_task._batches(loaders[0]) == sum(theirs, []), (images, ranks, size)
+            losses = [[1.0 + batch[0] for batch in batches] for batches in theirs]
+            upstream = sum(map(sum, losses)) / ranks / len(loaders[0])
+            mean = sum(map(sum, losses)) / sum(map(len, losses))
+            assert abs(mean * validation_task._share(loaders[0]) / upstream - 1) < 1e-12, (images, ranks, size)
+            compared += 1
+plain = DataLoader(data, 8)
+assert validation_task._batches(plain)[-1] == [32] and validation_task._share(plain) == 1
+print(compared)
 """
-    classify = {**CLASSIFY, "data": digits("classify"), "epochs": 6}
-    (_, upstream, late), log = trainings(
-        NEWEST, {"patches": "none", "epochs": 1}, {**classify, "patches": "none"}, {**classify, "patches": SPEC},
-        before=before,
-    )  # fmt: skip
-    assert {key: late[key] for key in SAME} == {key: upstream[key] for key in SAME}
-    assert log.count("made in the foreground from here on") == 1
-    assert FAILURES[failure] in log
-    assert late["helpers"] == 0
-    assert late["plan"]["async-val"]["verified"] is False
+
+
+@pytest.mark.parametrize("version", ["8.3.253", NEWEST])
+def test_batches_and_losses_of_ranks(version, release, python):
+    assert last_json(python("-c", RANKS, **release(version))) == 24
+
+
+def test_deterministic_algorithms_are_the_trainings():
+    import torch
+
+    from yolo_patches.upstreams.ultralytics import validation_task
+
+    before = validation_task._switches()
+    try:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = True
+        wanted = validation_task._switches()
+        validation_task._switch(before)
+        assert validation_task._switches() == before != wanted
+        validation_task._switch(wanted)
+        assert validation_task._switches() == wanted
+    finally:
+        validation_task._switch(before)
+
+
+def test_weights_that_are_no_numbers_are_validated_at_once():
+    import torch
+
+    from yolo_patches.upstreams.ultralytics import validation_task
+
+    model = torch.nn.BatchNorm2d(3)
+    assert validation_task.all_finite(model)
+    model.running_var[1] = torch.inf
+    assert not validation_task.all_finite(model)
 
 
 def test_what_cannot_be_sent_is_validated_in_the_foreground(trainings):
@@ -131,14 +247,17 @@ validation_task._light = refuses
 
 def test_early_stopping_comes_an_epoch_later_and_a_resumed_run_goes_on(trainings, tmp_path, digits):
     classify = {**CLASSIFY, "data": digits("classify"), "epochs": 12, "patience": 1, "lr0": 0.0}
-    (_, upstream, late, cut, resumed), _ = trainings(
+    (_, upstream, late, cut, resumed, watched), log = trainings(
         NEWEST,
         {"patches": "none", "epochs": 1},
         {**classify, "patches": "none"},
         {**classify, "patches": SPEC},
         {"patches": SPEC, "name": "cut", "interrupt": 3, "epochs": 6},
         {"model": str(tmp_path / "cut/weights/last.pt"), "resume": True},
+        {**classify, "patches": SPEC, "epochs": 3, "patience": 100, "unwatched": False},
     )
+    assert watched["plan"]["async-val"]["status"] == "unavailable" and len(watched["results"]) == 3
+    assert "on_val_start listens to on_val_start" in log
     assert 2 <= len(upstream["results"]) < 12
     # The first validation is made in the foreground; one that is put off stops the training an epoch later.
     assert len(late["results"]) - len(upstream["results"]) in (0, 1)

@@ -55,7 +55,6 @@ class AsyncVal(Patch):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._helper: Helper | None = None
-        self._setup = b""
         self._why = ""
         self._draws = 0
         self._made = 0
@@ -93,7 +92,7 @@ class AsyncVal(Patch):
         if deferral is None:  # another rank, whose first one knows
             return ""
         try:
-            self._setup = deferral.setup(self._place(deferral)[0])
+            deferral.setup(self._place(deferral)[0])
         except Exception as error:
             return f"it cannot be sent to another process ({type(error).__name__}: {error})"
         return deferral.hindrance()
@@ -176,8 +175,9 @@ class AsyncVal(Patch):
         from yolo_patches.validation.helper_process import Helper
 
         if self._helper is None:
-            setup, self._setup = self._setup, b""
-            self._helper = Helper(deferral.module, setup, self._place(deferral)[1])
+            device, environment = self._place(deferral)
+            # Made anew: where upstream has run out of memory meanwhile, it has built other loaders.
+            self._helper = Helper(deferral.module, deferral.setup(device), environment)
 
     def _place(self, deferral: Deferral) -> tuple[str, dict[str, str]]:
         """Return the device's name in the process, and its environment."""

@@ -114,9 +114,10 @@ class FastVal(Patch):
             seam.scale = self._scaling()
         self._trusted = seam.trusted
         seam.metrics_on_cpu = not seam.on_cpu
+        seam.timed = False
         seam.loss = seam.loss and self.values["loss"]
         if seam.unchanging:
-            seam.passing = self._keeping(seam.images)
+            seam.passing = self._keeping(seam)
         parts: tuple[object, ...] = (seam.nms, seam.match, seam.scale)
         if all(part is None for part in parts) and not seam.unchanging and self.values["loss"]:
             return Decision("inert", "this validation has no part that can be done at less cost")
@@ -156,14 +157,14 @@ class FastVal(Patch):
         self._scale = scale = self._scale or ScaledImages()
         return scale
 
-    def _keeping(self, images: Callable[[Any], Any]) -> Callable[[Any], Iterator[Any]]:
+    def _keeping(self, seam: Evaluation) -> Callable[[Any], Iterator[Any]]:
         from yolo_patches.validation import host_memory
         from yolo_patches.validation.kept_batches import KeptBatches
 
         if self._kept is None:
             given = self.values["memory"]
             limit = host_memory.available() / SHARE / self._ranks if given is None else given * 2**30
-            self._kept = KeptBatches(int(limit), images)
+            self._kept = KeptBatches(int(limit), seam.images, seam.page_locked)
         return self._kept.passing
 
 

@@ -22,13 +22,15 @@ class KeptBatches:
     Args:
         limit: Bytes that may be kept.
         images: Finds the images of a batch, and how many they are.
+        page_locked: Whether what is given of what is kept is to be in page-locked memory, as a loader's batches are.
     """
 
-    def __init__(self, limit: int, images: Callable[[Any], torch.Tensor | None]) -> None:
+    def __init__(self, limit: int, images: Callable[[Any], torch.Tensor | None], page_locked: bool = False) -> None:
         self.why = ""
         self.size = 0
         self._limit = limit
         self._images = images
+        self._page_locked = page_locked
         self._batches: list[Any] = []
         self._draws: list[int] = []
         self._complete = False
@@ -71,7 +73,7 @@ class KeptBatches:
         if draws is None:
             self._forget("its images draw random numbers in a way that we do not know")
             return
-        self._batches.append(_copied(batch, keep=()))
+        self._batches.append(_copied(batch, lambda tensor: tensor.detach().clone()))
         self._draws.append(draws)
         self.size += _size(batch)
         expected = max(self.size, self.size / len(self._batches) * batches)
@@ -85,18 +87,23 @@ class KeptBatches:
     def _replayed(self) -> Iterator[Any]:
         for batch, draws in zip(self._batches, self._draws):
             draw(draws)
-            yield _copied(batch, keep=(torch.uint8,))
+            yield _copied(batch, torch.Tensor.pin_memory if self._page_locked else _own)
 
 
-def _copied(value: Any, keep: tuple[torch.dtype, ...]) -> Any:
-    """Return a batch whose tensors are its own, but for those of a type that nobody changes in place."""
+def _copied(value: Any, copy: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a batch with copies of its tensors."""
     if isinstance(value, torch.Tensor):
-        return value if value.dtype in keep else value.detach().clone()
+        return copy(value)
     if isinstance(value, dict):
-        return {key: _copied(item, keep) for key, item in value.items()}
+        return {key: _copied(item, copy) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_copied(item, keep) for item in value)
+        return type(value)(_copied(item, copy) for item in value)
     return value
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy, but of images in bytes, which nobody changes in place."""
+    return tensor if tensor.dtype is torch.uint8 else tensor.clone()
 
 
 def _size(value: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import torch
 
+from yolo_patches.validation import together
 from yolo_patches.validation_seams import Suppression
 
 #: (boxes [N, 4] in corners, scores [N], IoU threshold) -> indices of the boxes that are kept, the best first.
@@ -80,6 +81,8 @@ def suppress(nms: Suppress, prediction: torch.Tensor, settings: Suppression) -> 
         Of each image [boxes, 6 + extra]: corners, score, class, and what goes with it; None where it is upstream's to
         do: more candidates than upstream looks at.
     """
+    if prediction.is_cuda:
+        return suppressed_together(nms, prediction, settings)
     find = _found_on_cpu if prediction.device.type == "cpu" and prediction.dtype is torch.float32 else _found
     candidates = find(prediction[:, 4 : 4 + settings.classes], settings.confidence)
     if any(len(anchors) > MOST for anchors, _ in candidates):
@@ -90,26 +93,59 @@ def suppress(nms: Suppress, prediction: torch.Tensor, settings: Suppression) -> 
     return found
 
 
+def suppressed_together(nms: Suppress, prediction: torch.Tensor, settings: Suppression) -> list[torch.Tensor] | None:
+    """Return what `suppress` returns; the host waits for what it reads three times, and once a call of `nms`."""
+    images, count, extra = len(prediction), settings.classes, prediction.shape[1] - 4 - settings.classes
+    wanted = prediction[:, 4 : 4 + count].transpose(1, 2) > settings.confidence
+    image, anchor, label = torch.where(wanted)
+    if not len(image):
+        return [torch.zeros((0, 6 + extra), device=prediction.device) for _ in range(images)]
+    rows, boxes = _rows(prediction[image, :4, anchor], prediction[image, 4 + label, anchor], label, settings)
+    told = torch.cat((wanted.sum((1, 2)).float(), together.measured(boxes))).tolist()
+    counts = [int(number) for number in told[:images]]
+    if max(counts) > MOST:
+        return None
+    kept = together.kept(nms, boxes, rows[:, 4], counts, settings.overlap, told[images:])
+    kept = kept[image[kept].sort(stable=True).indices]
+    counts = (image[kept] == torch.arange(images, device=kept.device)[:, None]).sum(1).tolist()
+    kept = torch.cat([one[: settings.limit] for one in torch.split(kept, counts)])
+    found = torch.cat((rows[kept], prediction[image[kept], 4 + count :, anchor[kept]]), 1)
+    return list(torch.split(found, [min(number, settings.limit) for number in counts]))
+
+
+def _rows(
+    boxes: torch.Tensor, scores: torch.Tensor, label: torch.Tensor, settings: Suppression
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return candidates as corners, score and class, and the corners with classes moved apart, as upstream does it.
+
+    Args:
+        boxes: Centres and sizes, [N, 4].
+        scores: [N].
+        label: Classes, [N].
+        settings: How.
+    """
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    corners = torch.cat((centre - half, centre + half), 1)
+    rows = torch.cat((corners, scores[:, None], label[:, None].float()), 1)  # one type, as upstream's table has
+    return rows, rows[:, :4] + rows[:, 5:6] * (0 if settings.agnostic else APART)
+
+
 def _kept(
     nms: Suppress, image: torch.Tensor, anchors: torch.Tensor, classes: torch.Tensor, settings: Suppression
 ) -> torch.Tensor:
     rest = image[4 + settings.classes :]
     if not len(anchors):
         return torch.zeros((0, 6 + len(rest)), device=image.device)
-    scores = image[4 + classes, anchors]
-    centre, half = image[:2, anchors].T, image[2:4, anchors].T / 2
-    boxes = torch.cat((centre - half, centre + half), 1)
-    label = classes[:, None].float()
-    rows = torch.cat((boxes, scores[:, None], label), 1)  # one type, as upstream's table has
-    apart = rows[:, 5:6] * (0 if settings.agnostic else APART)
-    kept = best_kept(nms, rows[:, :4] + apart, rows[:, 4], settings.overlap, settings.limit)[: settings.limit]
+    rows, boxes = _rows(image[:4, anchors].T, image[4 + classes, anchors], classes, settings)
+    kept = best_kept(nms, boxes, rows[:, 4], settings.overlap, settings.limit)[: settings.limit]
     return torch.cat((rows[kept], rest[:, anchors[kept]].T), 1)
 
 
 def _found(scores: torch.Tensor, confidence: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the anchors and classes of every image's candidates, by anchor; one wait for the whole batch."""
-    images, anchors, classes = torch.where(scores.transpose(1, 2) > confidence)
-    counts = images.bincount(minlength=len(scores)).tolist()
+    """Return the anchors and classes of every image's candidates, by anchor."""
+    wanted = scores.transpose(1, 2) > confidence
+    _, anchors, classes = torch.where(wanted)
+    counts = wanted.sum((1, 2)).tolist()
     return list(zip(torch.split(anchors, counts), torch.split(classes, counts)))
 
 

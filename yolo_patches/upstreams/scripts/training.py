@@ -257,7 +257,8 @@ class Training:
         final = self._validations.final = bool(kwargs.get("verbose"))
         act: Validation | None = Validation(self.epoch, final=final)
         if not final and self.lifecycle.listens(Validation):
-            act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation)
+            model = kwargs.get("model")
+            act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model, model), Validation)
 
         def proceed() -> Any:
             with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as (call, told):

@@ -36,11 +36,21 @@ class Validations:
             self.made = (self.made or 0) + 1
         return iter(loader)
 
-    def act(self, epoch: int, model: Any) -> Validation:
-        """Return the act of the validation after an epoch."""
+    def act(self, epoch: int, model: Any, validated: Any) -> Validation:
+        """Return the act of the validation after an epoch.
+
+        Args:
+            epoch: Its number, from 0.
+            model: The model that is trained.
+            validated: The one that is validated, or None.
+        """
         self.made = self.made or 0
         return Validation(
-            epoch, epochs=int(self.opt.epochs), last=self._last(epoch), skip=lambda: self._no_validation(model)
+            epoch,
+            epochs=int(self.opt.epochs),
+            last=self._last(epoch),
+            skip=lambda: self._no_validation(model),
+            model=validated,
         )
 
     def _last(self, epoch: int) -> bool:

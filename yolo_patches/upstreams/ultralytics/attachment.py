@@ -204,7 +204,7 @@ class Attachment:
             yield
 
     def _parts(self) -> Any:
-        before = evaluation.parts(self.trainer, self._trusted)
+        before = evaluation.parts(self.trainer, self._trusted, told=self._evaluates)
         parts = self.lifecycle.fire(replace(before))
         return evaluation.in_place(self.lifecycle, self.trainer, parts, before)
 
@@ -217,6 +217,7 @@ class Attachment:
             skip=self._no_validation,
             agreed=self._agreed,
             deferral=self._late.deferral() if self._writes else None,
+            model=getattr(getattr(self.trainer, "ema", None), "ema", None),
         )
 
     def _no_validation(self) -> tuple[Any, None]:
@@ -242,6 +243,7 @@ class Attachment:
         return self.lifecycle.around(Validation(self._epoch, final=True), evaluate)
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
+        self.lifecycle.attempt(self._late.before_save)
         with self._nothing_is_best():
             return self.lifecycle.around(self._saving(), lambda: wrapped(*args, **kwargs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -14,6 +15,7 @@ import torch
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.upstreams.followed_loader import FollowedLoader
+from yolo_patches.upstreams.ultralytics import host_copies
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 from yolo_patches.validation_seams import Evaluation, Suppression
 from yolo_patches.wrapping import Call, instead
@@ -27,18 +29,21 @@ DATA_SETS = "ultralytics.data.dataset"
 #: Upstream's function that suppresses, and seconds an image after which it may give up.
 SUPPRESSION = "non_max_suppression"
 PATIENCE = 1e6
+#: Where upstream's validation goes through its loader.
+VALIDATOR = "ultralytics.engine.validator"
 
 
-def parts(trainer: Any, trusted: dict[str, bool]) -> Evaluation:
+def parts(trainer: Any, trusted: dict[str, bool], told: bool) -> Evaluation:
     """Return what a validation is made of.
 
     Args:
         trainer: Whose validation it is.
         trusted: Parts that have been compared in this training -> whether they were equal.
+        told: Whether the user is told how long its stages take.
     """
     validator, args = trainer.validator, trainer.validator.args
     loader = getattr(validator, "dataloader", None) or getattr(trainer, "test_loader", None)
-    on_cpu = trainer.device.type == "cpu"
+    on_cpu, on_cuda = (trainer.device.type == name for name in ("cpu", "cuda"))
     return Evaluation(
         unchanging=loader is not None and _unchanging(loader),
         images=lambda batch: batch.get("img") if isinstance(batch, dict) else None,
@@ -48,6 +53,8 @@ def parts(trainer: Any, trusted: dict[str, bool]) -> Evaluation:
         match=_match(validator) if _matches(validator) else None,
         scale=_scale if on_cpu and _finds_boxes(validator) and _has_upstreams(validator, "preprocess") else None,
         on_cpu=on_cpu,
+        page_locked=on_cuda,
+        timed=on_cuda and not told,
         trusted=trusted,
     )
 
@@ -77,6 +84,8 @@ def in_place(lifecycle: Lifecycle, trainer: Any, parts: Evaluation, before: Eval
             stack.enter_context(put.scaling(parts.scale))
         if parts.metrics_on_cpu and validator.args.task in ("detect", "pose", "obb"):
             stack.enter_context(put.metrics_on_cpu())
+        if before.timed and not parts.timed:
+            stack.enter_context(put.timed_by_the_host())
         if parts.passing is not before.passing:
             stack.enter_context(put.passing(parts.passing))
         if not parts.loss:
@@ -163,10 +172,15 @@ class _Put:
 
     @contextmanager
     def metrics_on_cpu(self) -> Iterator[None]:
-        validator, upstreams = self._validator, self._validator.update_metrics
+        validator, upstreams, preprocessed = self._validator, self._validator.update_metrics, self._validator.preprocess
+        host = host_copies.HostCopies()
+
+        def preprocess(batch: Any) -> Any:
+            self._ours(lambda: host.remember(batch))
+            return preprocessed(batch)
 
         def update_metrics(preds: Any, batch: Any) -> Any:
-            moved = self._ours(lambda: (_on_cpu(preds), _light_on_cpu(batch)))
+            moved = self._ours(lambda: (host_copies.predictions(preds), host.labels(batch)))
             if moved is None:
                 return upstreams(preds, batch)
             device, validator.device = validator.device, torch.device("cpu")
@@ -175,7 +189,18 @@ class _Put:
             finally:
                 validator.device = device
 
-        with instead(validator, "update_metrics", update_metrics):
+        with instead(validator, "preprocess", preprocess), instead(validator, "update_metrics", update_metrics):
+            yield
+
+    @contextmanager
+    def timed_by_the_host(self) -> Iterator[None]:
+        """Let upstream's stopwatch, which waits for the device at either end of each stage, wait for nothing."""
+        module = import_module(VALIDATOR)
+        stopwatch = vars(module).get("Profile")
+        if not (isinstance(stopwatch, type) and callable(getattr(stopwatch, "time", None))):
+            yield
+            return
+        with instead(module, "Profile", type("Profile", (stopwatch,), {"time": lambda _: time.perf_counter()})):
             yield
 
     @contextmanager
@@ -292,23 +317,3 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value is other[key]
         for key, value in one.items()
     )
-
-
-def _on_cpu(preds: list[Any]) -> list[Any]:
-    """Copy the predictions of a batch in one go: one tensor an image, or since 8.3.150 or so a dict of them."""
-    if not preds or not isinstance(preds[0], Mapping):
-        return _copied(preds)
-    columns = {key: _copied([one[key] for one in preds]) for key in preds[0]}
-    return [{key: column[image] for key, column in columns.items()} for image in range(len(preds))]
-
-
-def _copied(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    sizes = [len(tensor) for tensor in tensors]
-    return list(torch.split(torch.cat(tensors).cpu(), sizes)) if tensors else []
-
-
-def _light_on_cpu(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy what belongs to a batch but its images, whose shape alone is read."""
-    return {
-        key: value.cpu() if isinstance(value, torch.Tensor) and key != "img" else value for key, value in batch.items()
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ class LateValidations:
         self._pending: _Pending | None = None
         self._followed = False
         self._stop = False
+        self._trouble = ""
+        self._before: bytes | None = None  # last.pt of the epoch before the pending one
 
     def deferral(self) -> Deferral:
         """Return what a patch needs to have a validation made elsewhere."""
@@ -69,12 +72,24 @@ class LateValidations:
             module=validation_task.__name__,
             device=str(trainer.device),
             draws=DRAWS * images,
-            hindrance=lambda: validation_task.hindrance(trainer),
+            hindrance=self._hindrance,
             setup=lambda device: validation_task.setup(trainer, device),
             task=lambda: validation_task.task(trainer),
             postpone=self._postpone,
             tell=self._lifecycle.tell,
         )
+
+    def _hindrance(self) -> str:
+        """Return why validations are upstream's own: also where it may have to recover, which it does at once."""
+        model = getattr(getattr(self._trainer, "ema", None), "ema", None)
+        why = self._trouble or validation_task.hindrance(self._trainer)
+        return why or ("" if model is None or validation_task.all_finite(model) else "weights are not finite")
+
+    def before_save(self) -> None:
+        """Keep last.pt of an epoch whose figures are known: those of the one that is written next are not."""
+        last = Path(getattr(self._trainer, "last", None) or "")
+        recovers = hasattr(self._trainer, "_handle_nan_recovery")
+        self._before = last.read_bytes() if recovers and self._pending is not None and last.is_file() else None
 
     def _postpone(self, task: bytes, collect: Callable[[], Any]) -> Any:
         if not self._followed:
@@ -147,6 +162,8 @@ class LateValidations:
         """Do what upstream does with an epoch's figures; return whether it would stop."""
         trainer, best = self._trainer, self._trainer.best_fitness
         fitness = metrics.pop("fitness", None)
+        if fitness is not None and (not math.isfinite(fitness) or (best and not fitness)):
+            fitness = self._recoverable(pending.epoch, fitness)
         if fitness is not None:
             if not best or best < fitness:
                 trainer.best_fitness = fitness
@@ -155,8 +172,22 @@ class LateValidations:
         trainer.fitness = fitness
         trainer.save_metrics({name: metrics.get(name, value) for name, value in (pending.row or {}).items()})
         stop = bool(trainer.stopper(pending.epoch + 1, fitness))
-        self._lifecycle.attempt(lambda: self._update_checkpoints(pending.epoch))
+        if not self._trouble:
+            self._lifecycle.attempt(lambda: self._update_checkpoints(pending.epoch))
         return stop
+
+    def _recoverable(self, epoch: int, fitness: float) -> float | None:
+        """Let upstream recover from a fitness that it takes for a breakdown, one epoch late.
+
+        It goes back to last.pt, which has those weights by now: it is the one of the epoch before again. What upstream
+        makes of the next validation, in the foreground, is its own matter. A fitness that is no number is none here:
+        nothing is better than it, so that early stopping would never see a better one.
+        """
+        self._trouble = f"the fitness of epoch {epoch + 1} is {fitness:g}, which upstream may have to recover from"
+        if self._before is not None:
+            before = self._before
+            self._lifecycle.attempt(lambda: _write(Path(self._trainer.last), before))
+        return fitness if math.isfinite(fitness) else None
 
     def _update_checkpoints(self, epoch: int) -> None:
         """Write the figures into the epoch's checkpoint, which is last.pt still; it is best.pt where it is the best."""
@@ -180,6 +211,14 @@ class LateValidations:
         if trainer.fitness is not None and trainer.best_fitness == trainer.fitness:
             names.append(Path(trainer.best))
         for name in names:
-            temporary = name.with_suffix(".part")
-            temporary.write_bytes(file.getvalue())
-            os.replace(temporary, name)
+            _write(name, file.getvalue())
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file as a whole, or not at all."""
+    temporary = file.with_suffix(".part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

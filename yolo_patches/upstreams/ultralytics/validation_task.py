@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import pickle
 from collections.abc import Callable, Mapping
@@ -31,6 +30,12 @@ def hindrance(trainer: Any) -> str:
     return ""
 
 
+def all_finite(model: Any) -> bool:
+    """Return whether every weight is a number; where a validation shows one that is not, upstream goes back."""
+    values = [value for value in model.state_dict().values() if value.is_floating_point()]
+    return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
 def setup(trainer: Any, device: str) -> bytes:
     """Return what a process needs to validate for this trainer.
 
@@ -48,7 +53,8 @@ def setup(trainer: Any, device: str) -> bytes:
             "save_dir": trainer.save_dir,
             "data": trainer.data,
             "dataset": _light(loader.dataset),
-            "batch": loader.batch_size,
+            "batches": _batches(loader),
+            "share": _share(loader),
             "workers": loader.num_workers,
             "collate": loader.collate_fn,
             "device": device,
@@ -93,7 +99,7 @@ def prepare(setup: bytes) -> Callable[[bytes], Mapping[str, float]]:
     device = torch.device(known.device)
     loader = torch.utils.data.DataLoader(
         known.dataset,
-        batch_size=known.batch,
+        batch_sampler=known.batches,
         num_workers=known.workers,
         collate_fn=known.collate,
         persistent_workers=known.workers > 0,
@@ -120,13 +126,46 @@ def _stand_in(known: Any, task: bytes, device: torch.device) -> SimpleNamespace:
         stopper=SimpleNamespace(possible_stop=told["possible_stop"]),
         world_size=1,
     )
-    made.label_loss_items = functools.partial(known.labels, made)
+    made.label_loss_items = lambda losses=None, *rest, **more: known.labels(
+        made, _times(losses, known.share), *rest, **more
+    )
     return made
 
 
 def _validate(validator: Any, known: Any, task: bytes, device: torch.device) -> Mapping[str, float]:
     metrics = validator(_stand_in(known, task, device))
     return {str(name): float(value) for name, value in metrics.items()}
+
+
+def _batches(loader: Any) -> list[list[int]]:
+    """Return the images of each batch of a pass, over all ranks: each has a part of the data set, and batches of it."""
+    sampler, size = loader.sampler, loader.batch_size
+    parts = [list(range(len(loader.dataset)))]
+    if _is_shared(sampler):
+        parts = []
+        for rank in range(sampler.num_replicas):
+            other = copy.copy(sampler)
+            other.rank = rank
+            parts.append(list(other))
+    return [part[start : start + size] for part in parts for start in range(0, len(part), size)]
+
+
+def _share(loader: Any) -> float:
+    """Return what a mean over all batches is multiplied by to be what upstream logs as a loss.
+
+    That is the mean over ranks of their sums, divided by the batches of the first rank.
+    """
+    return len(_batches(loader)) / (loader.sampler.num_replicas * len(loader)) if _is_shared(loader.sampler) else 1.0
+
+
+def _is_shared(sampler: Any) -> bool:
+    return is_upstreams(sampler) and hasattr(sampler, "num_replicas") and hasattr(sampler, "rank")
+
+
+def _times(losses: Any, share: float) -> Any:
+    if losses is None or share == 1:
+        return losses
+    return {name: value * share for name, value in losses.items()} if isinstance(losses, Mapping) else losses * share
 
 
 def _light(dataset: Any) -> Any:
@@ -147,6 +186,7 @@ def _switches() -> Mapping[str, bool]:
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
         "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "lenient": torch.is_deterministic_algorithms_warn_only_enabled(),
     }
 
 
@@ -155,4 +195,4 @@ def _switch(switches: Mapping[str, bool]) -> None:
     torch.backends.cudnn.benchmark = switches["benchmark"]
     torch.backends.cudnn.allow_tf32 = switches["cudnn_tf32"]
     torch.backends.cuda.matmul.allow_tf32 = switches["matmul_tf32"]
-    torch.use_deterministic_algorithms(switches["algorithms"], warn_only=True)
+    torch.use_deterministic_algorithms(switches["algorithms"], warn_only=switches["lenient"])
