@@ -295,6 +295,7 @@ class Validation(Act):
         agreed: Returns the first rank's word for something that ranks may see differently. Called by all ranks that
             validate, or by none.
         deferral: How it may be made elsewhere (`Deferral`); None where it cannot, and on all ranks but the first.
+        together: Whether ranks wait for each other in it, so that one cannot repeat it alone.
     """
 
     repeatable: ClassVar[bool] = True
@@ -305,6 +306,7 @@ class Validation(Act):
     skip: Callable[[], Any] = lambda: None
     agreed: Callable[[bool], bool] = bool
     deferral: Any = None
+    together: bool = False
 
 
 @dataclass

@@ -215,6 +215,7 @@ class Attachment:
             skip=self._no_validation,
             agreed=self._agreed,
             deferral=self._late.deferral() if self._writes else None,
+            together=self.lifecycle.plan.world_size > 1 and hasattr(self.trainer.validator, "gather_stats"),
         )
 
     def _no_validation(self) -> tuple[Any, None]:
@@ -237,7 +238,8 @@ class Attachment:
             with self._evaluation():
                 return wrapped(*args, **kwargs)
 
-        return self.lifecycle.around(Validation(self._epoch, final=True), evaluate)
+        together = self.lifecycle.plan.world_size > 1
+        return self.lifecycle.around(Validation(self._epoch, final=True, together=together), evaluate)
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         with self._nothing_is_best():

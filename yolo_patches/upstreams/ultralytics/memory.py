@@ -62,6 +62,7 @@ class Memory:
         self._trainer = trainer
         self._lifecycle = lifecycle
         self._forget: Callable[[], None] | None = None
+        self._all: tuple[Any, Any, list[Any]] | None = None
 
     def prepared(self, prepare: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return a batch as upstream prepares it, with these arguments, for the step that has begun."""
@@ -77,8 +78,8 @@ class Memory:
 
     def expect(self, batch: Any) -> None:
         """Stand around the next call of the model, which is the step's own."""
-        model = self._trainer.model
-        if not (self._lifecycle.listens(MicroStep) and batch_parts.images(batch) and self._plain(model)):
+        model = self._module()
+        if model is None or not (self._lifecycle.listens(MicroStep) and batch_parts.images(batch)):
             return
         held, upstreams, own = vars(model), model.forward, vars(model).get(FORWARD)
 
@@ -104,23 +105,40 @@ class Memory:
         if self._forget is not None:
             self._forget()
 
-    @staticmethod
-    def _plain(model: Any) -> bool:
-        """Return whether the model is the module itself, neither compiled nor in DistributedDataParallel."""
-        return isinstance(model, torch.nn.Module) and not (hasattr(model, "_orig_mod") or hasattr(model, "module"))
+    def _module(self) -> Any:
+        """Return the module that is called, within DistributedDataParallel where it is; None where it is compiled.
+
+        What DistributedDataParallel does before and after it, all ranks do together, whatever happens in between.
+        """
+        model = self._trainer.model
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        plain = isinstance(model, torch.nn.Module) and not (hasattr(model, "_orig_mod") or hasattr(model, "module"))
+        return model if plain else None
+
+    def _parameters(self, model: Any) -> list[Any]:
+        """Return what a backward pass has gradients for: of the optimizer and of the model, each once."""
+        optimizer = self._trainer.optimizer
+        if self._all is None or self._all[:2] != (optimizer, model):
+            groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            found = {id(parameter): parameter for parameter in [*groups, *model.parameters()]}
+            self._all = optimizer, model, list(found.values())
+        return [parameter for parameter in self._all[2] if parameter.requires_grad]
 
     def _act(self, model: Any, batch: Any, upstreams: Call) -> MicroStep:
         trainer = self._trainer
         overlap = bool(getattr(trainer.args, "overlap_mask", True))
+        ranks = self._lifecycle.plan.world_size
         return MicroStep(
             images=batch_parts.images(batch),
             shape=batch_parts.shape(batch),
             part=lambda start, stop: batch_parts.part(batch, start, stop, overlap),
             compute=upstreams,
             model=model,
-            parameters=[p for group in trainer.optimizer.param_groups for p in group["params"] if p.requires_grad],
-            scale=lambda: float(trainer.scaler.get_scale()),
+            parameters=self._parameters(model),
+            scale=lambda: float(trainer.scaler.get_scale()) * ranks,
             sharing=lambda normalisers: probing(_Part(self._lifecycle, normalisers)),
+            share=self._lifecycle.fire if self._lifecycle.listens(Normaliser) else None,
             tell=self._lifecycle.tell,
         )
 
