@@ -23,6 +23,11 @@ from torch.utils._pytree import tree_leaves
 LEAST = 4096
 
 
+def memory(value):
+    """Return what tells the memory of a tensor from that of others, and a view from none; None for anything else."""
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
 class Allocator(TorchDispatchMode):
     """Counts calls that ask for memory, by where they come from, and lets some of them fail."""
 
@@ -46,8 +51,8 @@ class Allocator(TorchDispatchMode):
             result = func(*args, **(kwargs or {}))
         if self.where is None:
             return result
-        held = {id(leaf) for leaf in tree_leaves((args, kwargs))}
-        new = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and id(t) not in held and not t._is_view()]
+        held = {memory(leaf) for leaf in tree_leaves((args, kwargs))}
+        new = [leaf for leaf in tree_leaves(result) if memory(leaf) not in {None, *held}]
         size = sum(t.numel() * t.element_size() for t in new)
         if size >= LEAST:
             self.counts[self.where] = number = self.counts.get(self.where, 0) + 1

@@ -2,8 +2,9 @@
 
 A rank that has no memory for its micro-batch computes it in parts, alone: the others know nothing of it, and wait for
 what it owes them. So there is one book of what it has told and been told. The pass that fails leaves what it has come
-to; the first part goes on from there and speaks for all of the rank's images; the other parts take what the book says.
-No rank waits for more, or for less, than it would without a failure.
+to; the first part goes on from there and speaks for all of the rank's images; the other parts take what the book says
+of the other ranks, and speak for all of the rank's images to themselves. No rank waits for more, or for less, than it
+would without a failure.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = ["Exchanges", "current"]
 
 #: A layer's call, and the pass that it belongs to.
 Place = tuple[str, int]
+#: Waits for all ranks' messages.
+Answer = Callable[[], Tensor]
 
 
 class Message(Protocol):
@@ -44,6 +47,7 @@ class Exchanges:
         self._pending: Optional[tuple[Place, Message]] = None
         self._answers = True
         self._calls = 0
+        self._of_all: set[Place] = set()
         self._noted: set[tuple[str, int]] = set()
 
     @contextmanager
@@ -76,31 +80,41 @@ class Exchanges:
         """Note that something has been done at a layer's call."""
         self._noted.add((what, call))
 
-    def knows(self, direction: str, call: int) -> bool:
-        """Return whether a layer's call has been told what all ranks have."""
+    def settled(self, direction: str, call: int) -> bool:
+        """Return whether a layer's call has been told what all ranks have, by a pass of all images."""
         self.settle()
-        return (direction, call) in self._rows
+        return (direction, call) in self._of_all
 
-    def ask(self, direction: str, call: int, send: Callable[[], Message]) -> Callable[[], Tensor]:
+    def ask(self, direction: str, call: int, message: Tensor, rank: int, send: Callable[[], Message]) -> Answer:
         """Return a function that waits for what all ranks have sent, one a row.
 
         Args:
             direction: "forward" or "backward".
             call: The layer's.
-            send: Sends this rank's own, where it has not been sent yet.
+            message: This rank's own, of this pass: it stands in its row where a part has told another one.
+            rank: This rank.
+            send: Sends it, where nothing has been sent yet.
 
         Raises:
-            NothingToldError: It has not been sent, and this pass may not do so.
+            NothingToldError: Nothing has been sent, and this pass may not do so.
         """
+        self.settle()
         place = (direction, call)
-        if not self.knows(direction, call):
+        if place not in self._rows:
             if not self._answers:
                 raise NothingToldError(f"a part of the images comes to a {direction} pass that the first part has not")
             self._pending = place, send()
+            if self.weight == 1:
+                self._of_all.add(place)
 
         def wait() -> Tensor:
             self.settle()
-            return self._rows[place]
+            rows = self._rows[place]
+            if place in self._of_all:
+                return rows
+            rows = rows.clone()
+            rows[rank] = message
+            return rows
 
         return wait
 

@@ -236,7 +236,7 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         # Vectorised passes over x, with the output as scratch space: ATen's own CPU BatchNorm adds up in scalar double
         # precision, which takes four times as long on contiguous tensors and is no more accurate. The pivot is the mean
         # but for rounding, `rest` what rounding left of it.
-        known = book is not None and book.knows("forward", call)
+        known = book is not None and book.settled("forward", call)
         if count and not known:
             dimensions = [dimension for dimension in range(x.dim()) if dimension != 1]
             pivot = x.sum(dimensions).div_(count)
@@ -325,7 +325,7 @@ def _asked(
     """Send a message, unless the other ranks have it already; return a function that waits for all ranks' messages."""
     if book is None:
         return _Gathered(message, group, world_size).wait
-    return book.ask(direction, call, lambda: _Gathered(message, group, world_size))
+    return book.ask(direction, call, message, dist.get_rank(group), lambda: _Gathered(message, group, world_size))
 
 
 class _Gathered:
