@@ -7,9 +7,11 @@ off when it is called. Copies of the model, checkpoints and workers never see it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from logging import WARNING
 from random import getstate, setstate
 from typing import Any, TypeVar
 
@@ -63,6 +65,7 @@ class Memory:
         self._lifecycle = lifecycle
         self._forget: Callable[[], None] | None = None
         self._all: tuple[Any, Any, list[Any]] | None = None
+        self._told: set[str] = set()
 
     def prepared(self, prepare: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return a batch as upstream prepares it, with these arguments, for the step that has begun."""
@@ -139,7 +142,7 @@ class Memory:
             scale=lambda: float(trainer.scaler.get_scale()) * ranks,
             sharing=lambda normalisers: probing(_Part(self._lifecycle, normalisers)),
             share=self._lifecycle.fire if self._lifecycle.listens(Normaliser) else None,
-            tell=self._lifecycle.tell,
+            tell=self._tell,
         )
 
     @contextmanager
@@ -169,9 +172,18 @@ class Memory:
         act = Prediction(
             len(pixels),
             lambda start, stop: wrapped(pixels[start:stop], *args[1:], **kwargs),
-            self._lifecycle.tell,
+            self._tell,
         )
         return self._lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+    def _tell(self, line: str) -> None:
+        """Tell something of this rank's memory: upstream's log is the first rank's alone."""
+        from ultralytics.utils import LOGGER, RANK
+
+        if not LOGGER.isEnabledFor(WARNING) and line not in self._told:
+            self._told.add(line)
+            print(f"yolo-patches: rank {RANK}: {line}", file=sys.stderr)
+        self._lifecycle.tell(line)
 
 
 def _copied(value: Any) -> Any:
