@@ -16,6 +16,7 @@ import wrapt
 
 from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.memory_seams import MicroStep
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     Live,
@@ -39,6 +40,7 @@ from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.scripts import evaluation, loggers, script_facts
+from yolo_patches.upstreams.scripts.memory import Memory
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import Steps
@@ -72,6 +74,7 @@ class Training:
         self.train_loader: Any = None
         self.val_loaders: list[Any] = []
         self.val_batch: int | None = None
+        self.memory = Memory(lifecycle)
         self._rows = EpochRows(lifecycle)
         self._judging = Judging(lifecycle, self._rows)
         self._validations = Validations(session, opt, self._judging)
@@ -95,6 +98,7 @@ class Training:
                 yield
         finally:
             common_step.close()
+            self.memory.forget()
             self.session.training = None
 
     @contextmanager
@@ -208,7 +212,7 @@ class Training:
         if not self.steps.by_events:
             self._end_row()
             self._epoch_begins()
-        act = Loading(loader, self.epoch, images=lambda batch: len(batch[0]))
+        act = Loading(loader, self.epoch, lambda batch: len(batch[0]), self.lifecycle.tell)
         return self.steps.passing(self.lifecycle.around(act, lambda: iter(loader)))
 
     def _warm_up(self, loader: Any, hyp: dict[str, Any]) -> None:
@@ -247,6 +251,7 @@ class Training:
     def validate(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let a validation take place. What upstream calls its batch is only what it prints."""
         common_step.close()
+        self.memory.forget()
         self._begin()
         if kwargs.get("dataloader") is not None and kwargs["dataloader"] not in self.val_loaders:
             self.val_loaders.append(kwargs["dataloader"])
@@ -258,7 +263,9 @@ class Training:
             act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation)
 
         def proceed() -> Any:
-            with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as (call, told):
+            module = vars(self.session.module).get("validate")
+            parts = evaluation.in_place(self.lifecycle, module, kwargs)
+            with self.memory.predicting(kwargs.get("model")), parts as (call, told):
                 result = told(wrapped(*args, **call))
             if not final and self.lifecycle.listens(Validation):
                 self.lifecycle.attempt(lambda: self._validations.follow(result), Validation)
@@ -276,6 +283,7 @@ class Training:
         self._batches += 1
         self._begin()
         self.lifecycle.first_step()
+        self.lifecycle.attempt(lambda: self.memory.expect(self.model, self.optimizer, self.criterion), MicroStep)
 
     def _epoch_begins(self) -> None:
         self.epoch += 1

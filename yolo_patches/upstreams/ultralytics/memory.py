@@ -13,43 +13,21 @@ from contextlib import contextmanager
 from importlib import import_module
 from logging import WARNING
 from random import getstate, setstate
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
-from yolo_patches.seams import Normaliser, Seam
+from yolo_patches.seams import Normaliser
+from yolo_patches.upstreams.micro_step import Parameters, PartListener
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.upstreams.ultralytics import batch_parts
 from yolo_patches.wrapping import Wrapping
 
 Call = Callable[..., Any]
-S = TypeVar("S", bound=Seam)
 #: Where a module has a forward of its own.
 FORWARD = "forward"
-
-
-class _Part:
-    """Hears a part of a step: its normalisers go to a listener of their own, all else to the training's patches.
-
-    Args:
-        lifecycle: The training's.
-        normalisers: Their listener.
-    """
-
-    def __init__(self, lifecycle: Lifecycle, normalisers: Any) -> None:
-        self._lifecycle = lifecycle
-        self._normalisers = normalisers
-
-    def listens(self, seam: type[Seam]) -> bool:
-        """Return whether anybody does."""
-        return seam is Normaliser or self._lifecycle.listens(seam)
-
-    def fire(self, seam: S) -> S:
-        """Let the one or the others see a seam; return it."""
-        heard: S = (self._normalisers if isinstance(seam, Normaliser) else self._lifecycle).fire(seam)
-        return heard
 
 
 class Memory:
@@ -64,7 +42,7 @@ class Memory:
         self._trainer = trainer
         self._lifecycle = lifecycle
         self._forget: Callable[[], None] | None = None
-        self._all: tuple[Any, Any, list[Any]] | None = None
+        self._parameters = Parameters()
         self._told: set[str] = set()
 
     def prepared(self, prepare: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,15 +97,6 @@ class Memory:
         plain = isinstance(model, torch.nn.Module) and not (hasattr(model, "_orig_mod") or hasattr(model, "module"))
         return model if plain else None
 
-    def _parameters(self, model: Any) -> list[Any]:
-        """Return what a backward pass has gradients for: of the optimizer and of the model, each once."""
-        optimizer = self._trainer.optimizer
-        if self._all is None or self._all[:2] != (optimizer, model):
-            groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            found = {id(parameter): parameter for parameter in [*groups, *model.parameters()]}
-            self._all = optimizer, model, list(found.values())
-        return [parameter for parameter in self._all[2] if parameter.requires_grad]
-
     def _act(self, model: Any, batch: Any, upstreams: Call) -> MicroStep:
         trainer = self._trainer
         overlap = bool(getattr(trainer.args, "overlap_mask", True))
@@ -138,9 +107,9 @@ class Memory:
             part=lambda start, stop: batch_parts.part(batch, start, stop, overlap),
             compute=upstreams,
             model=model,
-            parameters=self._parameters(model),
+            parameters=self._parameters.of(trainer.optimizer, model),
             scale=lambda: float(trainer.scaler.get_scale()) * ranks,
-            sharing=lambda normalisers: probing(_Part(self._lifecycle, normalisers)),
+            sharing=lambda normalisers: probing(PartListener(self._lifecycle, normalisers)),
             share=self._lifecycle.fire if self._lifecycle.listens(Normaliser) else None,
             tell=self._tell,
         )
