@@ -1,13 +1,14 @@
 """A micro-batch in parts, a step that is taken back: plain torch."""
 
 import contextlib
+import io
 
 import pytest
 import torch
 from torch import nn
 
 from yolo_patches.nn import micro_batches
-from yolo_patches.nn.out_of_memory import asked, is_out_of_memory
+from yolo_patches.nn.out_of_memory import asked, is_out_of_memory, lacked_memory
 from yolo_patches.nn.pooled_statistics import Counts, Statistics, normalising
 from yolo_patches.nn.restorable_step import Slots, Snapshot, repeated
 from yolo_patches.upstreams.ultralytics import batch_parts
@@ -183,3 +184,16 @@ def test_what_is_out_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes do not match")) and not is_out_of_memory(
         ValueError("out of memory")
     )
+
+
+def test_a_checkpoint_whose_end_could_not_be_written_lacked_memory():
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell():
+                raise MemoryError
+            return super().write(data)
+
+    with pytest.raises(RuntimeError, match="unexpected pos") as raised:
+        torch.save({"weights": torch.zeros(5000)}, Full())
+    assert lacked_memory(raised.value) and not is_out_of_memory(raised.value)
+    assert not lacked_memory(RuntimeError("shapes do not match"))

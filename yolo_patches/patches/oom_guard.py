@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -56,6 +57,7 @@ class OomGuard(Patch):
         self._steps = 0
         self._backward: Backward | None = None
         self._normalising: tuple[Any, list[Any]] | None = None
+        self._tell_of_images: Callable[[str], None] = _untold
 
     def decide(self, facts: Facts) -> Decision:
         """Act on every rank: each computes its own share in parts, and tells the others what it owes them, once."""
@@ -179,7 +181,17 @@ class OomGuard(Patch):
         return self._backward
 
     def close(self) -> None:
-        """Let go of a step that was not finished."""
+        """Let go of a step that was not finished; say what to change where the training ends for want of host memory.
+
+        That a worker was killed, torch says in the main thread wherever that is at the moment.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+            self._tell_of_images(
+                "oom-guard: the host has no memory left for the images: train with fewer workers=, cache=disk or "
+                "cache=False in place of cache=ram, or a larger shared memory (docker: --shm-size); last.pt is the "
+                "last whole epoch, and resume=True goes on from there"
+            )
         if self._backward is not None:
             self._backward.forget()
 
@@ -294,20 +306,22 @@ class OomGuard(Patch):
 
     def _again(self, act: Act, proceed: Callable[[], Any]) -> Any:
         """Repeat what only needs the caches to be released."""
-        from yolo_patches.nn.out_of_memory import is_out_of_memory, release
+        from yolo_patches.nn.out_of_memory import lacked_memory, release
 
         for _ in range(REPEATS):
             try:
                 return proceed()
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not lacked_memory(error):
                     raise
                 failure = error
             release(failure)
         return proceed()
 
     def _load(self, act: Loading, proceed: Callable[[], Any]) -> Iterator[Any]:
-        return _Passing(proceed(), act.tell)
+        self._tell_of_images = act.tell
+        batches: Iterator[Any] = proceed()
+        return batches
 
 
 class _Whole:
@@ -342,33 +356,6 @@ class _Whole:
             raise
 
 
-class _Passing:
-    """One pass over a loader that says what to change where the host has no memory left.
-
-    Args:
-        batches: The pass.
-        tell: Logs a warning, once.
-    """
-
-    def __init__(self, batches: Iterator[Any], tell: Callable[[str], None]) -> None:
-        self._batches, self._tell = batches, tell
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self._batches)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "DataLoader worker" in str(error):
-                self._tell(
-                    "oom-guard: the host has no memory left for the images: train with fewer workers=, cache=disk or "
-                    "cache=False in place of cache=ram, or a larger shared memory (docker: --shm-size); last.pt is the "
-                    "last whole epoch, and resume=True goes on from there"
-                )
-            raise
-
-
 def _normalisation(model: Any) -> str:
     """Return what parts are normalised by, where anything is normalised by its batch."""
     from yolo_patches.nn.pooled_statistics import normalising
@@ -389,6 +376,10 @@ def _synchronised(model: Any) -> str:
 
 def _alone(seam: Any) -> Any:
     return seam
+
+
+def _untold(line: str) -> None:
+    pass
 
 
 def _filled(loss: Tensor, value: float) -> Tensor:

@@ -348,6 +348,7 @@ class Training:
             filled=frozenset(self.session.filled),
             validations=self._validations.made,
             best=(None, self._judging.best_for_stopping),
+            began=self._epoch_checked,
             train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
 
