@@ -41,7 +41,9 @@ def test_a_training_ends_as_without_failures(python, release, digits, tmp_path, 
         jobs.append(run("compat,oom-guard"))
     done, (reference, failing, limited, *quiet) = runs(python, release, digits, tmp_path, version, *jobs)
     assert "died" not in failing, failing
-    assert {where for where, _ in failing["fired"]} == {where for where, _ in POINTS}
+    # The newest release's EMA asks for no memory.
+    everywhere = {where for where, _ in POINTS} - ({"ema"} if version == NEWEST else set())
+    assert {where for where, _ in failing["fired"]} == everywhere
     assert limited["fired"]
     for result in (failing, limited, *quiet):
         assert "died" not in result, result
