@@ -263,8 +263,7 @@ class Training:
             act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model), Validation)
 
         def proceed() -> Any:
-            module = vars(self.session.module).get("validate")
-            parts = evaluation.in_place(self.lifecycle, module, kwargs)
+            parts = evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs)
             with self.memory.predicting(kwargs.get("model")), parts as (call, told):
                 result = told(wrapped(*args, **call))
             if not final and self.lifecycle.listens(Validation):
