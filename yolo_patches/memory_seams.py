@@ -40,8 +40,10 @@ class MicroStep(Act):
         compute: Upstream's forward pass of a micro-batch.
         model: The model, not wrapped.
         parameters: Whatever gradients are accumulated for.
-        scale: Returns by what upstream is about to multiply the loss (AMP).
+        scale: Returns by what upstream is about to multiply the loss (AMP, ranks).
         sharing: Lets the normalisers of a loss be told to a listener; see `Normaliser`.
+        share: Shares a `Normaliser` with the other ranks, as in a step of the whole micro-batch; None where no patch
+            does.
         tell: Logs a warning, once.
     """
 
@@ -54,6 +56,7 @@ class MicroStep(Act):
     parameters: Sequence[Any] = field(default_factory=list)
     scale: Callable[[], float] = lambda: 1.0
     sharing: Callable[[Any], AbstractContextManager[None]] = _unshared
+    share: Callable[[Any], Any] | None = None
     tell: Callable[[str], None] = _untold
 
 

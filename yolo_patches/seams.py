@@ -308,6 +308,7 @@ class Validation(Act):
             validate, or by none.
         deferral: How it may be made elsewhere (`Deferral`); None where it cannot, and on all ranks but the first.
         model: The module that is validated; None where it is not known.
+        together: Whether ranks wait for each other in it, so that one cannot repeat it alone.
     """
 
     repeatable: ClassVar[bool] = True
@@ -319,6 +320,7 @@ class Validation(Act):
     agreed: Callable[[bool], bool] = bool
     deferral: Any = None
     model: Any = None
+    together: bool = False
 
 
 @dataclass

@@ -1,14 +1,15 @@
 """A micro-batch in parts, a step that is taken back: plain torch."""
 
 import contextlib
+import io
 
 import pytest
 import torch
 from torch import nn
 
 from yolo_patches.nn import micro_batches
-from yolo_patches.nn.out_of_memory import asked, is_out_of_memory
-from yolo_patches.nn.pooled_statistics import Statistics
+from yolo_patches.nn.out_of_memory import asked, is_out_of_memory, lacked_memory
+from yolo_patches.nn.pooled_statistics import Counts, Statistics, normalising
 from yolo_patches.nn.restorable_step import Slots, Snapshot, repeated
 from yolo_patches.upstreams.ultralytics import batch_parts
 
@@ -54,13 +55,34 @@ def test_running_statistics_are_taken_back_where_a_part_fails():
 def test_gradients_accumulate_to_the_last_bit_as_autograd_accumulates():
     mine, theirs = (nn.Linear(5, 4) for _ in range(2))
     theirs.load_state_dict(mine.state_dict())
+    parameters = list(mine.parameters())
     for number in range(3):
         values = torch.randn(8, 5, generator=torch.Generator().manual_seed(number))
         theirs(values).pow(2).sum().backward()
-        before = micro_batches.take(list(mine.parameters()))
-        mine(values).pow(2).sum().backward()
-        micro_batches.add(list(mine.parameters()), before)
+        loss = mine(values).pow(2).sum()
+        backward = micro_batches.Backward(
+            lambda gradient, loss=loss: list(torch.autograd.grad([loss], parameters, [gradient]))
+        )
+        micro_batches.deferred(loss, backward, parameters).backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(mine.parameters(), theirs.parameters()))
+
+
+def test_a_pass_that_failed_is_tracked_once():
+    """What the whole batch came to has been tracked; parts track the rest."""
+    layers = nn.ModuleList(nn.BatchNorm2d(3).double() for _ in range(2))
+    whole = nn.BatchNorm2d(3).double()
+    whole(images())
+    counts = Counts(normalising(layers))
+    layers[0](images())  # and there is no memory for the second
+    statistics = Statistics(layers, counts)
+    with statistics.tracked():
+        for part in images().split(3):
+            with statistics.part():
+                for layer in layers:
+                    layer(part)
+    for layer in layers:
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(layer.state_dict()[name], value, rtol=1e-12, atol=1e-12)
 
 
 def test_random_numbers_of_a_loss_without_graph_are_drawn_again():
@@ -162,3 +184,16 @@ def test_what_is_out_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes do not match")) and not is_out_of_memory(
         ValueError("out of memory")
     )
+
+
+def test_a_checkpoint_whose_end_could_not_be_written_lacked_memory():
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell():
+                raise MemoryError
+            return super().write(data)
+
+    with pytest.raises(RuntimeError, match="unexpected pos") as raised:
+        torch.save({"weights": torch.zeros(5000)}, Full())
+    assert lacked_memory(raised.value) and not is_out_of_memory(raised.value)
+    assert not lacked_memory(RuntimeError("shapes do not match"))

@@ -4,23 +4,32 @@ JOB: `runs`, a list of runs, each with upstream's `arguments` and
 
     points      [[where, number], ...]: in "prepare", "forward", "backward", "step", "ema", "validation", "save", the
                 call of that number which asks for at least 4 KiB fails; a fraction is a share of those there are
+    ranks       on which they fail, where there are several; all of them otherwise
     limit       any call of the model with more images fails
     exact       float64, BatchNorm frozen: parts have the gradient of the whole to rounding
 
 A call is one operation of torch's, on the host: CUDA's allocator fails at the same places. Each run is compared with
 the first one of its `exact` and `arguments`, which has no points: `difference` is that of the weights, relative to
-what the training has changed.
+what the training has changed. A launcher's ranks leave what they would print in PROJECT/rank0.json and so on.
 """
 
+import hashlib
 import json
+import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 LEAST = 4096
+
+
+def memory(value):
+    """Return what tells the memory of a tensor from that of others, and a view from none; None for anything else."""
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
 class Allocator(TorchDispatchMode):
@@ -46,8 +55,8 @@ class Allocator(TorchDispatchMode):
             result = func(*args, **(kwargs or {}))
         if self.where is None:
             return result
-        held = {id(leaf) for leaf in tree_leaves((args, kwargs))}
-        new = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and id(t) not in held and not t._is_view()]
+        held = {memory(leaf) for leaf in tree_leaves((args, kwargs))}
+        new = [leaf for leaf in tree_leaves(result) if memory(leaf) not in {None, *held}]
         size = sum(t.numel() * t.element_size() for t in new)
         if size >= LEAST:
             self.counts[self.where] = number = self.counts.get(self.where, 0) + 1
@@ -96,6 +105,7 @@ def train(data, project, job, points):
                 return super().validate()
 
         def final_eval(self):
+            on_model_end(self)  # `on_train_end` is rank 0's alone
             with allocator.at("validation"):
                 return super().final_eval()
 
@@ -104,7 +114,7 @@ def train(data, project, job, points):
                 return super().save_model()
 
     def on_train_start(trainer):
-        state["start"] = weights(trainer.model)
+        state["start"] = weights(module(trainer))
         trainer.ema.update = inside(allocator, "ema", trainer.ema.update)
         if exact:
             trainer.validator.args.half = False
@@ -115,15 +125,14 @@ def train(data, project, job, points):
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.eval()
 
-    def on_train_end(trainer):
-        state.update(end=weights(trainer.model), ema=weights(trainer.ema.ema), trainer=trainer)
+    def on_model_end(trainer):
+        state.update(end=weights(module(trainer)), ema=weights(trainer.ema.ema), trainer=trainer)
         state["optimizer"] = [
             v.double().flatten() for s in trainer.optimizer.state.values() for v in s.values() if torch.is_tensor(v)
         ]
 
     yolo.add_callback("on_train_start", on_train_start)
     yolo.add_callback("on_train_batch_start", on_train_batch_start)
-    yolo.add_callback("on_train_end", on_train_end)
     forward, backward = BaseModel.forward, torch.Tensor.backward
 
     def limited(model, x, *args, **kwargs):
@@ -170,10 +179,11 @@ def train(data, project, job, points):
         "fired": allocator.fired,
         "steps": state["steps"],
         "batch": state["trainer"].batch_size,
-        "fitness": float(state["trainer"].best_fitness),
+        "fitness": float(state["trainer"].best_fitness or 0),
         "random": [float(torch.rand(())), __import__("random").random()],
         "notes": notes(state["trainer"].save_dir),
-        "names": sorted(vars(state["trainer"].model).keys() & {"forward"}),
+        "names": sorted(vars(module(state["trainer"])).keys() & {"forward"}),
+        "digest": hashlib.sha256(state["end"].numpy().tobytes()).hexdigest(),
     }
     return result, state, allocator
 
@@ -187,6 +197,10 @@ def notes(folder):
     )
 
 
+def module(trainer):
+    return getattr(trainer.model, "module", trainer.model)
+
+
 def weights(model):
     return torch.cat([v.detach().double().flatten() for v in model.state_dict().values() if v.is_floating_point()])
 
@@ -196,6 +210,7 @@ def main(data, project, job):
     from yolo_patches.upstreams.ultralytics.rounding import leave_out
 
     leave_out()
+    rank = int(os.environ.get("RANK", -1))
     references = {}
     results = []
     train(data, project, job["runs"][0], [])  # the first in a process finds no caches, and draws other random numbers
@@ -205,6 +220,7 @@ def main(data, project, job):
         points = [
             (where, number if isinstance(number, int) else max(1, round(number * counts[where])))
             for where, number in run.get("points", [])
+            if rank in run.get("ranks", [rank]) and (isinstance(number, int) or where in counts)
         ]
         result, state, allocator = train(data, project, run, points)
         if key not in references:
@@ -218,6 +234,8 @@ def main(data, project, job):
             mine, theirs = map(torch.cat, (state["optimizer"], reference["optimizer"]))
             result["optimizer"] = float((mine - theirs).norm() / theirs.norm())
         results.append({**result, "points": points})
+    if rank >= 0:
+        Path(project, f"rank{rank}.json").write_text(json.dumps(results))
     print()
     print(json.dumps(results))
 

@@ -10,19 +10,57 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
-from yolo_patches.nn.pooled_statistics import Statistics
+from yolo_patches.nn.exchanges import Exchanges
+from yolo_patches.nn.pooled_statistics import Counts, Statistics
 
 Gradients = list[Optional[Tensor]]
 
 
 class UnevenNormalisersError(RuntimeError):
     """Parts do not divide by the same things."""
+
+
+class Known:
+    """The normalisers of a micro-batch as all ranks have them, in the order in which its loss asks.
+
+    Each is shared with the other ranks once, by whichever pass comes to it first.
+
+    Args:
+        share: Shares a seam's values with the other ranks, where there are any.
+
+    Attributes:
+        complete: Whether a pass has come to all of them.
+    """
+
+    def __init__(self, share: Callable[[Any], Any]) -> None:
+        self._share = share
+        self._seams: list[Any] = []
+        self.complete = False
+
+    def of(self, number: int, seam: Any, totals: list[Tensor] | None) -> Any:
+        """Return the normalisers that the loss comes to as the `number`th.
+
+        Args:
+            number: From 0.
+            seam: Of a pass that has come to them; kept.
+            totals: The whole micro-batch's on this rank; None where the pass is of all images.
+
+        Raises:
+            UnevenNormalisersError: A part has more of them than the whole.
+        """
+        if number == len(self._seams):
+            if totals is not None:
+                if number >= len(totals):
+                    raise UnevenNormalisersError("a part of the images comes to more normalisers than all of them")
+                seam.values = totals[number]
+            self._seams.append(self._share(seam))
+        return self._seams[number]
 
 
 @dataclass(frozen=True)
@@ -39,6 +77,9 @@ class Work:
         shares: Whether the loss has normalisers that parts must share.
         summed: Whether the loss is multiplied by the number of images; otherwise it is their mean.
         autocast: Returns the context of automatic mixed precision that upstream computes in.
+        known: The normalisers, as far as they are known.
+        exchanges: What ranks have told each other of it.
+        counts: What its passes have been counted in before it began.
     """
 
     images: int
@@ -50,6 +91,9 @@ class Work:
     shares: bool
     summed: bool
     autocast: Callable[[], AbstractContextManager[Any]]
+    known: Known = field(default_factory=lambda: Known(lambda seam: seam))
+    exchanges: Exchanges = field(default_factory=Exchanges)
+    counts: Optional[Counts] = None
 
     def ranges(self, largest: int) -> list[tuple[int, int]]:
         """Return as few parts as there can be, none larger than that, and of sizes that differ by one at most."""
@@ -62,26 +106,28 @@ class Normalisers:
     """Listens to the normalisers of a part's loss, and answers with the whole micro-batch's.
 
     Args:
-        totals: Those of the whole, in the order in which the loss asks; None: each part is given its own.
+        known: Those of the whole, as all ranks have them; None: each part is given its own.
+        totals: Those of the whole on this rank; None where the part is the whole.
         share: The part's share of the images. It divides by `total * share` what the whole divides by `total`, since
             its loss is multiplied by so many images less.
     """
 
-    def __init__(self, totals: list[Tensor] | None = None, share: float = 1.0) -> None:
+    def __init__(self, known: Known | None = None, totals: list[Tensor] | None = None, share: float = 1.0) -> None:
         self.heard: list[Tensor] = []
-        self._totals, self._share = totals, share
+        self._known, self._totals, self._share = known, totals, share
 
     def fire(self, seam: Any) -> Any:
         """Note a part's own normalisers, and answer."""
+        number = len(self.heard)
         self.heard.append(seam.values.clone())
-        if self._totals is not None:
-            seam.values = self._totals[len(self.heard) - 1] * self._share
-            seam.ranks = 1 / self._share
-        return seam
+        if self._known is None:
+            return seam
+        whole = self._known.of(number, replace(seam), self._totals)
+        return replace(seam, values=whole.values * self._share, ranks=whole.ranks / self._share, instead=whole.instead)
 
 
-def compute(work: Work, largest: int, seed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Any]:
-    """Compute a micro-batch in parts, add its gradients to those of the parameters, and return loss and terms.
+def compute(work: Work, largest: int, seed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Any, Gradients]:
+    """Compute a micro-batch in parts; return loss, terms, and the gradients of the parameters.
 
     Random numbers of torch begin for every pass where they stood; they end where the last part leaves them.
 
@@ -91,21 +137,45 @@ def compute(work: Work, largest: int, seed: Callable[[Tensor], Tensor]) -> tuple
         seed: Returns the gradient with which a part's loss, which it is given, is backpropagated.
     """
     ranges = work.ranges(largest)
-    statistics = Statistics(work.model)
+    statistics = Statistics(work.model, work.counts)
+    gradients: Gradients = [None] * len(work.parameters)
     with statistics.tracked():
-        totals = _totals(work, ranges) if work.shares else None
+        totals = None
+        if work.shares and not work.known.complete:
+            with statistics.untouched():
+                totals = _totals(work, ranges)
         losses, terms = [], []
         for start, stop in ranges:
             share = (stop - start) / work.images
-            with torch.enable_grad(), work.sharing(Normalisers(totals, share)), statistics.part():
+            listener = Normalisers(work.known if work.shares else None, totals or [], share)
+            speaks = work.exchanges.passing(1 / share, answers=start == 0)
+            with torch.enable_grad(), work.sharing(listener), statistics.part(), speaks:
                 with work.autocast():
                     loss, items = work.compute(work.part(start, stop))
                     loss = loss if work.summed else loss * share
-                torch.autograd.backward([loss], [seed(loss)])
+                fresh = torch.autograd.grad([loss], work.parameters, [seed(loss)], allow_unused=True)
+            gradients = [_added(before, more) for before, more in zip(gradients, fresh)]
             losses.append(loss.detach())
             terms.append(_scaled(items, share))
-            del loss
-    return torch.stack(losses).sum(0), _sum(terms)
+            del loss, fresh
+    return torch.stack(losses).sum(0), _sum(terms), gradients
+
+
+@contextmanager
+def whole(work: Work, shared: bool) -> Iterator[None]:
+    """Let the block compute a micro-batch at once, and note what ranks tell each other in it.
+
+    Args:
+        work: What.
+        shared: Whether its normalisers go to other ranks.
+    """
+    with work.exchanges.passing():
+        if not shared:
+            yield
+            return
+        with work.sharing(Normalisers(work.known)):
+            yield
+        work.known.complete = True
 
 
 def _totals(work: Work, ranges: list[tuple[int, int]]) -> list[Tensor]:
@@ -143,48 +213,30 @@ def mixed_precision(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
 
 
-def take(parameters: Sequence[nn.Parameter]) -> Gradients:
-    """Return the gradients that have been accumulated so far, and leave none."""
-    before: Gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    return before
-
-
-def put(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
-    """Let parameters have these gradients."""
-    for parameter, gradient in zip(parameters, gradients):
-        parameter.grad = gradient
-
-
-def add(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
-    """Add gradients, to the last bit as if the backward pass had accumulated onto them."""
-    pairs = [(p, before) for p, before in zip(parameters, gradients) if before is not None]
-    both = [(parameter.grad, before) for parameter, before in pairs if parameter.grad is not None]
-    if both:
-        torch._foreach_add_([fresh for fresh, _ in both], [before for _, before in both])
-    for parameter, before in pairs:
-        if parameter.grad is None:
-            parameter.grad = before
+def _added(before: Optional[Tensor], more: Optional[Tensor]) -> Optional[Tensor]:
+    """Return a sum; nothing is changed in place, for two parameters may have been given one tensor."""
+    if before is None or more is None:
+        return more if before is None else before
+    return before + more
 
 
 class Backward:
     """What the backward pass of a loss calls, once.
 
     Args:
-        call: Takes the loss's gradient.
+        call: Takes the loss's gradient, and returns those of the parameters.
     """
 
-    def __init__(self, call: Callable[[Tensor], None]) -> None:
-        self._call: Callable[[Tensor], None] | None = call
+    def __init__(self, call: Callable[[Tensor], Gradients]) -> None:
+        self._call: Callable[[Tensor], Gradients] | None = call
 
-    def __call__(self, gradient: Tensor) -> None:
+    def __call__(self, gradient: Tensor) -> Gradients:
         """Call it, and let go of it: a trainer holds its loss, and through its graph it would hold itself."""
         call = self._call
         self.forget()
         if call is None:
             raise RuntimeError("a step's loss can be backpropagated once; oom-guard keeps no graph of it")
-        call(gradient)
+        return call(gradient)
 
     def forget(self) -> None:
         """Let go of it."""
@@ -192,26 +244,27 @@ class Backward:
 
 
 class _Deferred(torch.autograd.Function):
-    """A loss whose backward pass is a function of ours; its graph holds nothing of the loss's own."""
+    """A loss whose backward pass is a function of ours; its graph holds the parameters and nothing of the loss's own.
+
+    Their gradients come to them as upstream's would: accumulated by autograd, averaged by DistributedDataParallel.
+    """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, anchor: Tensor, backward: Backward) -> Tensor:
+    def forward(ctx: Any, value: Tensor, backward: Backward, *parameters: Tensor) -> Tensor:
         ctx.ours = backward
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        ctx.ours(gradient)
-        return None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Optional[Tensor], ...]:
+        return None, None, *ctx.ours(gradient)
 
 
-def deferred(loss: Tensor, backward: Backward) -> Tensor:
+def deferred(loss: Tensor, backward: Backward, parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return a tensor like a loss whose backward pass calls a function with the gradient.
 
     Upstream holds the loss while it is backpropagated: with its own graph, nothing could be freed where that fails.
     """
-    anchor = torch.zeros((), requires_grad=True)
-    made: Tensor = _Deferred.apply(loss.detach(), anchor, backward)
+    made: Tensor = _Deferred.apply(loss.detach(), backward, *parameters)
     return made
 
 

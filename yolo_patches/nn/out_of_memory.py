@@ -27,6 +27,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
+def lacked_memory(error: BaseException) -> bool:
+    """Return whether an error says so, or was raised while one was dealt with that does, or is the host's.
+
+    A checkpoint that cannot be written to its end is closed, and closing it fails with words of its own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_out_of_memory(cause) or isinstance(cause, MemoryError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def asked(error: BaseException) -> str:
     """Return how much memory was asked for, as text; "memory" where the error does not say."""
     found = _ASKED.search(str(error))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
+
+from yolo_patches.nn.sync_batchnorm import synchronises
 
 
 class _Moments(NamedTuple):
@@ -18,31 +20,58 @@ class _Moments(NamedTuple):
     variance: Tensor
 
 
+class Counts:
+    """How often BatchNorm layers have been updated, so that it can be told later which of them a pass has come to.
+
+    Args:
+        layers: The layers.
+    """
+
+    def __init__(self, layers: list[Any]) -> None:
+        self._layers = layers
+        self._versions = [_version(layer) for layer in layers]
+
+    def passed(self) -> set[nn.Module]:
+        """Return the layers that have been updated since."""
+        return {layer for layer, before in zip(self._layers, self._versions) if _version(layer) != before}
+
+
+def normalising(model: nn.Module) -> list[Any]:
+    """Return a model's BatchNorm layers."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def _version(layer: Any) -> int:
+    """Return how often a layer's counter has been written; reading the counter itself would wait for the device."""
+    counter = layer.num_batches_tracked
+    return 0 if counter is None else int(counter._version)
+
+
 class Statistics:
     """The running statistics of a model's BatchNorm layers while a batch is computed in parts.
 
     Each part is normalised by its own moments, as in every micro-batch. What is tracked is what the whole batch would
     have left: mean and unbiased variance of all parts' elements, blended in once with the layer's own momentum. It is
     exact where the layer's input is that of the whole batch, as in the first one; behind it, the inputs differ by what
-    the parts' own moments make of them.
+    the parts' own moments make of them. Layers that synchronise know themselves what they have tracked.
 
     Args:
         model: In training mode as a whole; layers that track nothing, or are frozen, are left alone.
+        counts: Taken before the batch was tried as a whole: what that pass came to has been tracked.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = [
-            layer
-            for layer in model.modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.running_mean is not None
-        ]
+    def __init__(self, model: nn.Module, counts: Optional[Counts] = None) -> None:
+        tracking = [layer for layer in normalising(model) if layer.training and layer.running_mean is not None]
+        self._layers = [layer for layer in tracking if not synchronises(layer)]
+        self._shared = [layer for layer in tracking if synchronises(layer)]
+        self._passed = counts.passed() if counts else set()
         self._parts: list[dict[nn.Module, list[_Moments]]] = []
         self._noting = False
 
     @contextmanager
     def tracked(self) -> Iterator[None]:
         """Let the block compute parts; what they leave in the layers is pooled, or taken back where it fails."""
-        buffers = [{name: value.clone() for name, value in layer._buffers.items()} for layer in self._layers]  # type: ignore[union-attr]
+        buffers = [_buffers(layer) for layer in self._layers]
         momenta = [layer.momentum for layer in self._layers]
         hooks = []
         try:
@@ -59,9 +88,20 @@ class Statistics:
             with torch.no_grad():
                 for layer, before, momentum in zip(self._layers, buffers, momenta):
                     layer.momentum = momentum
-                    for name, value in before.items():
-                        layer._buffers[name].copy_(value)  # type: ignore[union-attr]
-                    self._pool(layer)
+                    _put_back(layer, before)
+                    if layer not in self._passed:
+                        self._pool(layer)
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Let the block make passes without a graph, in which no layer synchronises, and none is to track anything."""
+        buffers = [_buffers(layer) for layer in self._shared]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for layer, before in zip(self._shared, buffers):
+                    _put_back(layer, before)
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -92,3 +132,12 @@ class Statistics:
             momentum = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
             layer.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
             layer.running_var.mul_(1 - momentum).add_(variance, alpha=momentum)
+
+
+def _buffers(layer: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in layer._buffers.items() if value is not None}
+
+
+def _put_back(layer: Any, buffers: dict[str, Tensor]) -> None:
+    for name, value in buffers.items():
+        layer._buffers[name].copy_(value)

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as _NativeSyncBatchNorm  # the kernels of nn.SyncBatchNorm
 
-from yolo_patches.nn import common_step, waits
+from yolo_patches.nn import common_step, exchanges, waits
+from yolo_patches.nn.exchanges import Exchanges
 from yolo_patches.nn.neighbours import AWAKE, LONGEST, neighbours, yield_cpu
 
 __all__ = [
@@ -38,9 +39,11 @@ __all__ = [
     "SyncBatchNorm2d",
     "SyncBatchNorm3d",
     "convert",
+    "lasting",
     "revert",
     "supported",
     "synchronised_passes",
+    "synchronises",
 ]
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -57,6 +60,20 @@ def supported(device_type: str) -> str:
     if device_type in _FUNCTIONS:
         return ""
     return f"BatchNorm can be synchronised on {' and '.join(_FUNCTIONS)}, torch has no kernels for it on {device_type}"
+
+
+def synchronises(layer: nn.Module) -> bool:
+    """Return whether a layer is one of these."""
+    return isinstance(layer, _Synchronised)
+
+
+def lasting(layer: nn.Module) -> str:
+    """Return "" where a rank may begin a step anew and this layer tells the other ranks nothing twice, else why not."""
+    native = type(layer) is nn.SyncBatchNorm
+    kind = next((value.device.type for value in [*layer.parameters(), *layer.buffers()]), "cpu")
+    if native or (isinstance(layer, _Synchronised) and _FUNCTIONS.get(kind) is not _SyncBatchNormCPU):
+        return f"BatchNorm is synchronised by torch's own kernels on {kind}, which ranks can only call together"
+    return ""
 
 
 def synchronised_passes() -> int:
@@ -113,12 +130,17 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
 
         global _passes
         cast(Any, self)._check_input_dim(input)
+        book = exchanges.current()
+        call = 0 if book is None else book.call()
         running_mean = running_var = None
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.track_running_stats:
             running_mean, running_var = self.running_mean, self.running_var
             if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
+                if book is None or book.first("counted", call):
+                    self.num_batches_tracked.add_(1)
+                if book is not None:
+                    book.note("counted", call)
                 if self.momentum is None:  # cumulative average
                     momentum = 1.0 / float(self.num_batches_tracked)
 
@@ -133,6 +155,7 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
             momentum,
             group,
             world_size,
+            *((book, call) if function is _SyncBatchNormCPU else ()),
         )
         _passes += 1
         return cast(Tensor, output.to(input.dtype))
@@ -202,6 +225,8 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         momentum: float,
         group: Any,
         world_size: int,
+        book: Optional[Exchanges],
+        call: int,
     ) -> Tensor:
         x = _dense(input)
         channels = x.shape[1]
@@ -211,7 +236,8 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         # Vectorised passes over x, with the output as scratch space: ATen's own CPU BatchNorm adds up in scalar double
         # precision, which takes four times as long on contiguous tensors and is no more accurate. The pivot is the mean
         # but for rounding, `rest` what rounding left of it.
-        if count:
+        known = book is not None and book.settled("forward", call)
+        if count and not known:
             dimensions = [dimension for dimension in range(x.dim()) if dimension != 1]
             pivot = x.sum(dimensions).div_(count)
             deviation = torch.sub(x, _along_channels(pivot, x), out=output)
@@ -220,8 +246,10 @@ class _SyncBatchNormCPU(torch.autograd.Function):
             message = torch.cat((pivot, rest, squares, torch.tensor([count], dtype=torch.float64)))
         else:
             message = torch.zeros(3 * channels + 1, dtype=torch.float64)
-        gathered = _Gathered(message, group, world_size)
-        pivots, rests, squares, counts = torch.split(gathered.wait(), [channels, channels, channels, 1], dim=1)
+        if book is not None and book.weight != 1:
+            message[2 * channels :] *= book.weight  # deviations and count, as if all of the rank's images had been here
+        rows = _asked(book, "forward", call, message, group, world_size)()
+        pivots, rests, squares, counts = torch.split(rows, [channels, channels, channels, 1], dim=1)
 
         total = counts.sum().item()
         if total == 1:
@@ -234,9 +262,13 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         offsets = pivots - mean
         squares = torch.addcmul(squares, offsets.add(rests, alpha=2).mul_(offsets), counts)  # now about the mean of all
         var = squares.sum(0).div_(max(total, 1))
-        if total and running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_(var.mul(total / (total - 1)).to(running_var.dtype), momentum)
+        fresh = book is None or book.first("tracked", call)
+        if total and running_mean is not None and running_var is not None and fresh:
+            blended = mean.to(running_mean.dtype), var.mul(total / (total - 1)).to(running_var.dtype)
+            running_mean.lerp_(blended[0], momentum)
+            running_var.lerp_(blended[1], momentum)
+            if book is not None:
+                book.note("tracked", call)
 
         inv_std = torch.rsqrt(var + eps)
         scale = (inv_std if weight is None else inv_std * weight).to(x.dtype)
@@ -245,6 +277,7 @@ class _SyncBatchNormCPU(torch.autograd.Function):
 
         ctx.save_for_backward(input, weight, mean.to(x.dtype), var.to(x.dtype), inv_std.to(x.dtype), scale)
         ctx.eps, ctx.total, ctx.group, ctx.world_size = eps, total, ref(group), world_size
+        ctx.book, ctx.call = book, call
         return output.to(input.dtype)
 
     @staticmethod
@@ -266,21 +299,33 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         grad_weight = sum_dy_x_hat.to(weight.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = sum_dy.to(weight.dtype) if ctx.needs_input_grad[2] else None
         if not ctx.needs_input_grad[0]:
-            return (None, grad_weight, grad_bias, *[None] * 6)
+            return (None, grad_weight, grad_bias, *[None] * 8)
 
         # dx = scale * (dy - sum(dy) / n - x_hat * sum(dy * x_hat) / n). While the sums travel, x - mean is computed:
         # one pass more than folding the mean into the constant term, but exact where the mean is large.
-        gathered = _Gathered(torch.cat((sum_dy_x_hat, sum_dy)), _alive(ctx.group), ctx.world_size)
+        message = torch.cat((sum_dy_x_hat, sum_dy))
+        if ctx.book is not None and ctx.book.weight != 1:
+            message *= ctx.book.weight
+        answers = _asked(ctx.book, "backward", ctx.call, message, _alive(ctx.group), ctx.world_size)
         grad_input = x - _along_channels(mean, x)
         slope = scale / -max(ctx.total, 1)
-        sum_dy_x_hat, sum_dy = gathered.wait().sum(0).mul_(slope.repeat(2)).chunk(2)
+        sum_dy_x_hat, sum_dy = answers().sum(0).mul_(slope.repeat(2)).chunk(2)
         grad_input.mul_(_along_channels(sum_dy_x_hat * inv_std, x)).add_(_along_channels(sum_dy, x))
         grad_input.addcmul_(dy, _along_channels(scale, x))
-        return (grad_input.to(input.dtype), grad_weight, grad_bias, *[None] * 6)
+        return (grad_input.to(input.dtype), grad_weight, grad_bias, *[None] * 8)
 
 
 #: By type of device. AMD's GPUs are called cuda, too.
 _FUNCTIONS: dict[str, type[torch.autograd.Function]] = {"cpu": _SyncBatchNormCPU, "cuda": _NativeSyncBatchNorm}
+
+
+def _asked(
+    book: Optional[Exchanges], direction: str, call: int, message: Tensor, group: Any, world_size: int
+) -> Callable[[], Tensor]:
+    """Send a message, unless the other ranks have it already; return a function that waits for all ranks' messages."""
+    if book is None:
+        return _Gathered(message, group, world_size).wait
+    return book.ask(direction, call, message, dist.get_rank(group), lambda: _Gathered(message, group, world_size))
 
 
 class _Gathered:

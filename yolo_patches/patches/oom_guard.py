@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ from yolo_patches.selection import Option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from yolo_patches.nn.micro_batches import Backward, Work
+    from yolo_patches.nn.micro_batches import Backward, Gradients, Work
 
 #: Largest relative error of the probe of a loss that is computed in parts; as in loss-norm.
 TOLERANCE = 1e-4
@@ -55,18 +56,18 @@ class OomGuard(Patch):
         self._shares = self._summed = False
         self._steps = 0
         self._backward: Backward | None = None
+        self._normalising: tuple[Any, list[Any]] | None = None
+        self._tell_of_images: Callable[[str], None] = _untold
 
     def decide(self, facts: Facts) -> Decision:
-        """Act on one rank; several would have to agree in the middle of a step."""
-        if facts.world_size > 1:
-            return Decision(
-                "inert",
-                f"{facts.world_size} ranks would have to agree within a backward pass: out of memory ends the "
-                "run there, as upstream has it",
-            )
+        """Act on every rank: each computes its own share in parts, and tells the others what it owes them, once."""
         self._splits = not facts.model.rewritten
         if facts.model.rewritten:
             self.notes.append(f"{facts.model.rewritten} has the model: its step is not computed in parts")
+        if facts.world_size > 1:
+            self.notes.append(
+                "a rank that runs out of memory computes its own share in parts; the other ranks wait for it meanwhile"
+            )
         if self._largest is None:
             return Decision("active", "out of memory no longer ends the run or changes its batch")
         change = Change("images computed at once", facts.batch.size, f"at most {self._largest}")
@@ -88,6 +89,11 @@ class OomGuard(Patch):
         """Compare the loss of three images with that of its parts."""
         if not self._splits:
             return ""
+        why = _synchronised(live.model)
+        if why:
+            self._splits = False
+            self.notes.append(f"{why}: a step that does not fit ends the run")
+            return ""
         proof = live.loss()
         exact = proof.error is not None and proof.error <= TOLERANCE
         self._shares = exact
@@ -98,10 +104,8 @@ class OomGuard(Patch):
             self.notes.append(
                 f"the step cannot be computed in parts: the loss of parts could not be shown to be the whole's ({why})"
             )
-        elif _normalises_by_batch(live.model):
-            self.notes.append(
-                "in parts, the gradient is the whole batch's, but for BatchNorm: each part has its own moments"
-            )
+        elif normalisation := _normalisation(live.model):
+            self.notes.append(f"in parts, the gradient is the whole batch's, but for BatchNorm: {normalisation}")
         return ""
 
     def verify(self, live: Live) -> bool | None:
@@ -112,28 +116,32 @@ class OomGuard(Patch):
         return self._steps > 0
 
     def _micro_step(self, act: MicroStep, proceed: Callable[[], Any]) -> Any:
-        from yolo_patches.nn.micro_batches import deferred, mixed_precision
+        from yolo_patches.nn.micro_batches import deferred, whole
         from yolo_patches.nn.out_of_memory import is_out_of_memory
 
         self._steps += 1
         if not self._splits:
             return proceed()
-        work = self._work(act, mixed_precision(next(iter(act.parameters)).device.type))
+        work = self._work(act)
         if self._largest is not None and act.images > self._largest:
             return self._in_parts(act, work, None)
         try:
-            loss, items = proceed()
+            with whole(work, act.share is not None):
+                loss, items = proceed()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             failure = error
         else:
-            return deferred(loss, self._expected(_Whole(self, act, work, loss).backward)), items
+            return deferred(loss, self._expected(_Whole(self, act, work, loss).backward), act.parameters), items
         return self._in_parts(act, work, failure)
 
-    def _work(self, act: MicroStep, autocast: Any) -> Work:
-        from yolo_patches.nn.micro_batches import Work
+    def _work(self, act: MicroStep) -> Work:
+        from yolo_patches.nn.micro_batches import Known, Work, mixed_precision
+        from yolo_patches.nn.pooled_statistics import Counts, normalising
 
+        if self._normalising is None or self._normalising[0] is not act.model:
+            self._normalising = act.model, normalising(act.model)
         return Work(
             act.images,
             act.part,
@@ -141,37 +149,31 @@ class OomGuard(Patch):
             act.model,
             act.parameters,
             act.sharing,
-            self._shares,
+            self._shares or act.share is not None,
             self._summed,
-            autocast,
+            mixed_precision(next(iter(act.parameters)).device.type),
+            Known(act.share or _alone),
+            counts=Counts(self._normalising[1]),
         )
 
     def _in_parts(self, act: MicroStep, work: Work, failure: Exception | None) -> Any:
         """Return a loss whose gradients are there already: upstream logs its terms before it backpropagates."""
         from yolo_patches.nn import micro_batches
 
-        before = micro_batches.take(act.parameters)
         scale = act.scale()
-        try:
-            loss, items = self._computed(act, work, failure, lambda loss: _filled(loss, scale))
-            fresh = micro_batches.take(act.parameters)
-        finally:
-            micro_batches.put(act.parameters, before)
+        loss, items, gradients = self._computed(act, work, failure, lambda loss: _filled(loss, scale))
 
-        def backward(gradient: Tensor) -> None:
+        def backward(gradient: Tensor) -> Gradients:
             factor = float(gradient.flatten()[0]) / scale
-            kept = micro_batches.take(act.parameters)
             if bool((gradient != gradient.flatten()[0]).any()):  # somebody weighs the terms
-                self._computed(act, work, None, lambda _: gradient)
-            else:
-                micro_batches.put(act.parameters, fresh)
-                if factor != 1:
-                    _scale([gradient for gradient in fresh if gradient is not None], factor)
-            micro_batches.add(act.parameters, kept)
+                return self._computed(act, work, None, lambda _: gradient)[2]
+            if factor != 1:
+                _scale([gradient for gradient in gradients if gradient is not None], factor)
+            return gradients
 
-        return micro_batches.deferred(loss, self._expected(backward)), items
+        return micro_batches.deferred(loss, self._expected(backward), act.parameters), items
 
-    def _expected(self, call: Callable[[Tensor], None]) -> Backward:
+    def _expected(self, call: Callable[[Tensor], Gradients]) -> Backward:
         """Return the backward pass that upstream makes next."""
         from yolo_patches.nn.micro_batches import Backward
 
@@ -179,13 +181,23 @@ class OomGuard(Patch):
         return self._backward
 
     def close(self) -> None:
-        """Let go of a step that was not finished."""
+        """Let go of a step that was not finished; say what to change where the training ends for want of host memory.
+
+        That a worker was killed, torch says in the main thread wherever that is at the moment.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+            self._tell_of_images(
+                "oom-guard: the host has no memory left for the images: train with fewer workers=, cache=disk or "
+                "cache=False in place of cache=ram, or a larger shared memory (docker: --shm-size); last.pt is the "
+                "last whole epoch, and resume=True goes on from there"
+            )
         if self._backward is not None:
             self._backward.forget()
 
     def _computed(
         self, act: MicroStep, work: Work, failure: Exception | None, seed: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Tensor, Any, Gradients]:
         """Compute a micro-batch in parts that fit, and remember their size.
 
         Args:
@@ -197,7 +209,7 @@ class OomGuard(Patch):
         Raises:
             Exception: The last failure: one image is too much.
         """
-        from yolo_patches.nn.micro_batches import compute, take
+        from yolo_patches.nn.micro_batches import compute
         from yolo_patches.nn.out_of_memory import asked, is_out_of_memory
 
         largest = min(self._largest or act.images, act.images)
@@ -208,7 +220,6 @@ class OomGuard(Patch):
             try:
                 made = compute(work, largest, seed)
             except Exception as error:
-                take(act.parameters)
                 if not is_out_of_memory(error):
                     raise
                 failure = told = error
@@ -249,7 +260,12 @@ class OomGuard(Patch):
         return repeated(proceed, lambda device: Snapshot(act.optimizer, act.averaged(), act.holders, device), failed)
 
     def _validate(self, act: Validation, proceed: Callable[[], Any]) -> Any:
-        """Repeat a validation as a whole: its counts begin anew, and so do the random numbers that it draws."""
+        """Repeat a validation as a whole: its counts begin anew, and so do the random numbers that it draws.
+
+        Where ranks wait for each other in it, only its predictions are made in parts.
+        """
+        if act.together:
+            return proceed()
         from yolo_patches.nn.random_numbers import noted
 
         put_back = noted()
@@ -290,20 +306,22 @@ class OomGuard(Patch):
 
     def _again(self, act: Act, proceed: Callable[[], Any]) -> Any:
         """Repeat what only needs the caches to be released."""
-        from yolo_patches.nn.out_of_memory import is_out_of_memory, release
+        from yolo_patches.nn.out_of_memory import lacked_memory, release
 
         for _ in range(REPEATS):
             try:
                 return proceed()
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not lacked_memory(error):
                     raise
                 failure = error
             release(failure)
         return proceed()
 
     def _load(self, act: Loading, proceed: Callable[[], Any]) -> Iterator[Any]:
-        return _Passing(proceed(), act.tell)
+        self._tell_of_images = act.tell
+        batches: Iterator[Any] = proceed()
+        return batches
 
 
 class _Whole:
@@ -313,73 +331,55 @@ class _Whole:
         self._guard, self._act, self._work = guard, act, work
         self._loss: Tensor | None = loss
 
-    def backward(self, gradient: Tensor) -> None:
-        """Accumulate the gradients onto those that are there."""
+    def backward(self, gradient: Tensor) -> Gradients:
+        """Return the gradients of the parameters."""
         import torch
 
-        from yolo_patches.nn import micro_batches
         from yolo_patches.nn.out_of_memory import is_out_of_memory
 
         loss, self._loss = self._loss, None
         if loss is None:
             raise RuntimeError("the graph of this loss has been backpropagated, and its memory is freed")
-        parameters = self._act.parameters
-        before = micro_batches.take(parameters)
         try:
-            torch.autograd.backward([loss], [gradient])
+            return list(torch.autograd.grad([loss], self._act.parameters, [gradient], allow_unused=True))
         except Exception as error:
             if not is_out_of_memory(error):
-                micro_batches.put(parameters, before)
                 raise
             failure = error
-        else:
-            micro_batches.add(parameters, before)
-            return
         del loss
-        micro_batches.take(parameters)
         try:
-            self._guard._computed(self._act, self._work, failure, lambda _: gradient)
+            return self._guard._computed(self._act, self._work, failure, lambda _: gradient)[2]
         except Exception as error:
-            micro_batches.put(parameters, before)
             if error is not failure and not is_out_of_memory(error):
                 self._act.tell(f"oom-guard: the step could not be computed in parts: {type(error).__name__}: {error}")
                 raise failure from error
             raise
-        micro_batches.add(parameters, before)
 
 
-class _Passing:
-    """One pass over a loader that says what to change where the host has no memory left.
+def _normalisation(model: Any) -> str:
+    """Return what parts are normalised by, where anything is normalised by its batch."""
+    from yolo_patches.nn.pooled_statistics import normalising
+    from yolo_patches.nn.sync_batchnorm import synchronises
 
-    Args:
-        batches: The pass.
-        tell: Logs a warning, once.
-    """
-
-    def __init__(self, batches: Iterator[Any], tell: Callable[[str], None]) -> None:
-        self._batches, self._tell = batches, tell
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self._batches)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "DataLoader worker" in str(error):
-                self._tell(
-                    "oom-guard: the host has no memory left for the images: train with fewer workers=, cache=disk or "
-                    "cache=False in place of cache=ram, or a larger shared memory (docker: --shm-size); last.pt is the "
-                    "last whole epoch, and resume=True goes on from there"
-                )
-            raise
+    layers = normalising(model)
+    if any(map(synchronises, layers)):
+        return "the first part of a rank speaks for all of its images, and the others have the moments that come of it"
+    return "each part has its own moments" if layers else ""
 
 
-def _normalises_by_batch(model: Any) -> bool:
-    import torch
+def _synchronised(model: Any) -> str:
+    """Return why a rank cannot begin a step anew alone; nothing where it can."""
+    from yolo_patches.nn.sync_batchnorm import lasting
 
-    layers = torch.nn.modules.batchnorm._BatchNorm
-    return any(isinstance(layer, layers) for layer in model.modules())
+    return next(filter(None, map(lasting, model.modules())), "")
+
+
+def _alone(seam: Any) -> Any:
+    return seam
+
+
+def _untold(line: str) -> None:
+    pass
 
 
 def _filled(loss: Tensor, value: float) -> Tensor:

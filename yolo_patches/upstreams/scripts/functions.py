@@ -120,9 +120,13 @@ def _constructed(session: Session, wrapped: Call, criterion: Any, args: Argument
 def _computed(
     session: Session, compute: Wrapper, wrapped: Call, criterion: Any, args: Arguments, kwargs: Keywords
 ) -> Any:
-    result = compute(wrapped, criterion, args, kwargs)
-    if session.training is not None:
-        session.training.steps.computed(result[0] if isinstance(result, tuple) and result else None)
+    def call(*given: Any, **named: Any) -> Any:
+        return compute(wrapped, criterion, given, named)
+
+    if session.training is None:
+        return call(*args, **kwargs)
+    result = session.training.memory.computed(call, bool(getattr(criterion, "overlap", False)), args, kwargs)
+    session.training.steps.computed(result[0] if isinstance(result, tuple) and result else None)
     return result
 
 

@@ -30,6 +30,7 @@ from yolo_patches.seams import (
 from yolo_patches.step_seams import Accumulation, TargetScores, WarmUpStep
 from yolo_patches.upstreams.scripts import accumulation, source
 from yolo_patches.upstreams.scripts.layout import FUNCTIONS, Layout
+from yolo_patches.upstreams.scripts.script_facts import world_size
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The event that a script fires on every rank, right before it makes a step.
@@ -77,11 +78,11 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         EpochLosses: [NO_PLACE],
         Deferral: [NO_PLACE],
         Preparation: [NO_PLACE],
-        MicroStep: [NO_PLACE],
+        MicroStep: there.micro_steps(),
         CacheRoom: [NO_PLACE],
         ImageCache: [NO_PLACE],
         Samples: there.loaders(),
-        Prediction: [NO_PLACE],
+        Prediction: there.does_not_say("validate.run("),
     }
     return {seam: "; ".join(dict.fromkeys(every + why)) for seam, why in found.items() if every + why}
 
@@ -96,6 +97,7 @@ class _Checkout:
 
     def __init__(self, layout: Layout, root: Path, script: str) -> None:
         self._layout = layout
+        self._name = script
         self._root = root
         self._script = root / script
         self._loaders = layout.tasks[layout.scripts[script]].loaders
@@ -137,6 +139,12 @@ class _Checkout:
         """
         why, loaders = self.callbacks(), self.loaders()
         return why + loaders if why and loaders else []
+
+    def micro_steps(self) -> list[str]:
+        """Look for a step that can be made in parts: predictions go to the criterion alone, and a loss is a sum."""
+        if self._layout.scripts[self._name] == "panoptic" or world_size() > 1:
+            return [NO_PLACE]  # the dice loss of stuff is a ratio of sums; ranks' models and losses are called apart
+        return self.does_not_say("pred = model(imgs)") + self.does_not_say("compute_loss(pred, targets.to(device)")
 
     def criteria(self, modules: tuple[str, ...], assigner: str) -> list[str]:
         """Look for the criterion that the script imports, and for the assigner."""

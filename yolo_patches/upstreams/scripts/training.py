@@ -16,6 +16,7 @@ import wrapt
 
 from yolo_patches.errors import PatchesError
 from yolo_patches.lifecycle import Lifecycle
+from yolo_patches.memory_seams import MicroStep
 from yolo_patches.nn import common_step
 from yolo_patches.seams import (
     Live,
@@ -40,6 +41,7 @@ from yolo_patches.upstreams.followed_loader import FollowedLoader
 from yolo_patches.upstreams.judging import Judging
 from yolo_patches.upstreams.scripts import evaluation, loggers, script_facts, source
 from yolo_patches.upstreams.scripts.accumulation import Accumulating
+from yolo_patches.upstreams.scripts.memory import Memory
 from yolo_patches.upstreams.scripts.script_facts import rank
 from yolo_patches.upstreams.scripts.session import Session
 from yolo_patches.upstreams.scripts.steps import Steps
@@ -73,6 +75,7 @@ class Training:
         self.train_loader: Any = None
         self.val_loaders: list[Any] = []
         self.val_batch: int | None = None
+        self.memory = Memory(lifecycle)
         self._rows = EpochRows(lifecycle)
         self._judging = Judging(lifecycle, self._rows)
         self._validations = Validations(session, opt, self._judging)
@@ -98,6 +101,7 @@ class Training:
                 yield
         finally:
             common_step.close()
+            self.memory.forget()
             self.session.training = None
 
     @contextmanager
@@ -210,7 +214,7 @@ class Training:
         if not self.steps.by_events:
             self._end_row()
             self._epoch_begins()
-        act = Loading(loader, self.epoch, images=lambda batch: len(batch[0]))
+        act = Loading(loader, self.epoch, lambda batch: len(batch[0]), self.lifecycle.tell)
         return self.steps.passing(self.lifecycle.around(act, lambda: iter(loader)))
 
     def _warm_up(self, loader: Any, hyp: dict[str, Any]) -> None:
@@ -249,6 +253,7 @@ class Training:
     def validate(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let a validation take place. What upstream calls its batch is only what it prints."""
         common_step.close()
+        self.memory.forget()
         self._begin()
         if kwargs.get("dataloader") is not None and kwargs["dataloader"] not in self.val_loaders:
             self.val_loaders.append(kwargs["dataloader"])
@@ -261,7 +266,8 @@ class Training:
             act = self.lifecycle.attempt(lambda: self._validations.act(self.epoch, self.model, model), Validation)
 
         def proceed() -> Any:
-            with evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs) as (call, told):
+            parts = evaluation.in_place(self.lifecycle, vars(self.session.module).get("validate"), kwargs)
+            with self.memory.predicting(kwargs.get("model")), parts as (call, told):
                 result = told(wrapped(*args, **call))
             if not final and self.lifecycle.listens(Validation):
                 self.lifecycle.attempt(lambda: self._validations.follow(result), Validation)
@@ -279,6 +285,7 @@ class Training:
         self._batches += 1
         self._begin()
         self.lifecycle.first_step()
+        self.lifecycle.attempt(lambda: self.memory.expect(self.model, self.optimizer, self.criterion), MicroStep)
 
     def _epoch_begins(self) -> None:
         self.epoch += 1
@@ -343,6 +350,7 @@ class Training:
             filled=frozenset(self.session.filled),
             validations=self._validations.made,
             best=(None, self._judging.best_for_stopping),
+            began=self._epoch_checked,
             train_set=lambda: self.lifecycle.attempt(self._train_set),
         )
 
@@ -378,7 +386,7 @@ class Training:
         """Probe the loss while the optimizer is built: upstream makes its criterion later, from the same model."""
         try:
             hyp: Mapping[str, Any] = self.opt.hyp
-            with _attribute(self.model, "hyp", dict(hyp)), self._probe():
+            with instead(self.model, "hyp", dict(hyp)), self._probe():
                 return self._prove(vars(self.session.module)["ComputeLoss"](self.model))
         except Exception as error:
             return LossProof(None, None, f"the loss cannot be probed yet: {type(error).__name__}: {error}")
@@ -399,17 +407,3 @@ def _loader_call(wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     if lacking:
         raise PatchesError(f"create_dataloader has no parameter {', '.join(lacking)}")
     return call
-
-
-@contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of an object for the duration of a block."""
-    before = vars(owner).get(name, owner)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is owner:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)

@@ -218,6 +218,7 @@ class Attachment:
             agreed=self._agreed,
             deferral=self._late.deferral() if self._writes else None,
             model=getattr(getattr(self.trainer, "ema", None), "ema", None),
+            together=self.lifecycle.plan.world_size > 1 and hasattr(self.trainer.validator, "gather_stats"),
         )
 
     def _no_validation(self) -> tuple[Any, None]:
@@ -240,7 +241,8 @@ class Attachment:
             with self._evaluation():
                 return wrapped(*args, **kwargs)
 
-        return self.lifecycle.around(Validation(self._epoch, final=True), evaluate)
+        together = self.lifecycle.plan.world_size > 1
+        return self.lifecycle.around(Validation(self._epoch, final=True, together=together), evaluate)
 
     def _save_model(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         self.lifecycle.attempt(self._late.before_save)

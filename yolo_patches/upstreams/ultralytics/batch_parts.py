@@ -61,5 +61,7 @@ def shape(batch: dict[str, Any]) -> str:
 
 
 def same_batch(arguments: tuple[Any, ...], batch: Any) -> bool:
-    """Return whether a model is called with this batch and nothing else."""
-    return len(arguments) == 1 and arguments[0] is batch
+    """Return whether a model is called with this batch, or DistributedDataParallel's copy of it, and nothing else."""
+    if len(arguments) != 1 or not isinstance(arguments[0], dict):
+        return False
+    return arguments[0] is batch or arguments[0].get("img") is batch["img"]

@@ -7,47 +7,27 @@ off when it is called. Copies of the model, checkpoints and workers never see it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from logging import WARNING
 from random import getstate, setstate
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
-from yolo_patches.seams import Normaliser, Seam
+from yolo_patches.seams import Normaliser
+from yolo_patches.upstreams.micro_step import Parameters, PartListener
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.upstreams.ultralytics import batch_parts
 from yolo_patches.wrapping import Wrapping
 
 Call = Callable[..., Any]
-S = TypeVar("S", bound=Seam)
 #: Where a module has a forward of its own.
 FORWARD = "forward"
-
-
-class _Part:
-    """Hears a part of a step: its normalisers go to a listener of their own, all else to the training's patches.
-
-    Args:
-        lifecycle: The training's.
-        normalisers: Their listener.
-    """
-
-    def __init__(self, lifecycle: Lifecycle, normalisers: Any) -> None:
-        self._lifecycle = lifecycle
-        self._normalisers = normalisers
-
-    def listens(self, seam: type[Seam]) -> bool:
-        """Return whether anybody does."""
-        return seam is Normaliser or self._lifecycle.listens(seam)
-
-    def fire(self, seam: S) -> S:
-        """Let the one or the others see a seam; return it."""
-        heard: S = (self._normalisers if isinstance(seam, Normaliser) else self._lifecycle).fire(seam)
-        return heard
 
 
 class Memory:
@@ -62,6 +42,8 @@ class Memory:
         self._trainer = trainer
         self._lifecycle = lifecycle
         self._forget: Callable[[], None] | None = None
+        self._parameters = Parameters()
+        self._told: set[str] = set()
 
     def prepared(self, prepare: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return a batch as upstream prepares it, with these arguments, for the step that has begun."""
@@ -77,8 +59,8 @@ class Memory:
 
     def expect(self, batch: Any) -> None:
         """Stand around the next call of the model, which is the step's own."""
-        model = self._trainer.model
-        if not (self._lifecycle.listens(MicroStep) and batch_parts.images(batch) and self._plain(model)):
+        model = self._module()
+        if model is None or not (self._lifecycle.listens(MicroStep) and batch_parts.images(batch)):
             return
         held, upstreams, own = vars(model), model.forward, vars(model).get(FORWARD)
 
@@ -104,24 +86,32 @@ class Memory:
         if self._forget is not None:
             self._forget()
 
-    @staticmethod
-    def _plain(model: Any) -> bool:
-        """Return whether the model is the module itself, neither compiled nor in DistributedDataParallel."""
-        return isinstance(model, torch.nn.Module) and not (hasattr(model, "_orig_mod") or hasattr(model, "module"))
+    def _module(self) -> Any:
+        """Return the module that is called, within DistributedDataParallel where it is; None where it is compiled.
+
+        What DistributedDataParallel does before and after it, all ranks do together, whatever happens in between.
+        """
+        model = self._trainer.model
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        plain = isinstance(model, torch.nn.Module) and not (hasattr(model, "_orig_mod") or hasattr(model, "module"))
+        return model if plain else None
 
     def _act(self, model: Any, batch: Any, upstreams: Call) -> MicroStep:
         trainer = self._trainer
         overlap = bool(getattr(trainer.args, "overlap_mask", True))
+        ranks = self._lifecycle.plan.world_size
         return MicroStep(
             images=batch_parts.images(batch),
             shape=batch_parts.shape(batch),
             part=lambda start, stop: batch_parts.part(batch, start, stop, overlap),
             compute=upstreams,
             model=model,
-            parameters=[p for group in trainer.optimizer.param_groups for p in group["params"] if p.requires_grad],
-            scale=lambda: float(trainer.scaler.get_scale()),
-            sharing=lambda normalisers: probing(_Part(self._lifecycle, normalisers)),
-            tell=self._lifecycle.tell,
+            parameters=self._parameters.of(trainer.optimizer, model),
+            scale=lambda: float(trainer.scaler.get_scale()) * ranks,
+            sharing=lambda normalisers: probing(PartListener(self._lifecycle, normalisers)),
+            share=self._lifecycle.fire if self._lifecycle.listens(Normaliser) else None,
+            tell=self._tell,
         )
 
     @contextmanager
@@ -151,9 +141,18 @@ class Memory:
         act = Prediction(
             len(pixels),
             lambda start, stop: wrapped(pixels[start:stop], *args[1:], **kwargs),
-            self._lifecycle.tell,
+            self._tell,
         )
         return self._lifecycle.around(act, lambda: wrapped(*args, **kwargs))
+
+    def _tell(self, line: str) -> None:
+        """Tell something of this rank's memory: upstream's log is the first rank's alone."""
+        from ultralytics.utils import LOGGER, RANK
+
+        if not LOGGER.isEnabledFor(WARNING) and line not in self._told:
+            self._told.add(line)
+            print(f"yolo-patches: rank {RANK}: {line}", file=sys.stderr)
+        self._lifecycle.tell(line)
 
 
 def _copied(value: Any) -> Any:
