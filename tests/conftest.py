@@ -7,14 +7,19 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ROOT / "tests" / "absent.py"
+FORKED = ROOT / "tests" / "forked.py"
 OLDEST, NEWEST = "8.2.103", "8.4.190"
 #: A small model of each task.
 MODELS = {
@@ -116,26 +121,87 @@ def release():
     return select
 
 
+class Forks:
+    """A process that has imported what every training imports, and becomes one for each request (`tests/forked.py`).
+
+    Args:
+        words: How it is started.
+        environment: What it is started with.
+    """
+
+    def __init__(self, words, environment):
+        folder = tempfile.mkdtemp(prefix="forks")
+        address = str(Path(folder, "socket"))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen()
+            listener.settimeout(120)
+            self._process = subprocess.Popen([*words, str(FORKED), address], cwd=folder, env=environment)
+            self._stream = listener.accept()[0].makefile("rw")
+        shutil.rmtree(folder)
+
+    def run(self, words, folder, environment, timeout):
+        """Return a finished process, as `subprocess.run` does; raise its TimeoutExpired."""
+        with tempfile.TemporaryDirectory() as kept:
+            files = {"out": str(Path(kept, "out")), "err": str(Path(kept, "err"))}
+            request = {"words": words, "folder": str(folder), "environment": environment, **files}
+            print(json.dumps(request), file=self._stream, flush=True)
+            child = int(self._stream.readline())
+            clock = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+            clock.start()
+            status = int(self._stream.readline())
+            if not clock.is_alive():
+                raise subprocess.TimeoutExpired(words, timeout)
+            clock.cancel()
+            texts = [Path(file).read_text(errors="replace") for file in files.values()]
+        return subprocess.CompletedProcess(words, status, *texts)
+
+    def close(self):
+        self._stream.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def forks(environment):
+    """Return a function of an interpreter's words and environment that gives the process which becomes its children."""
+    started = {}
+
+    def get(words, **variables):
+        key = (words, variables.get("ABSENT_BLOCK"))
+        if key not in started:
+            started[key] = Forks(words, {**environment, **variables})
+        return started[key]
+
+    yield get
+    for each in started.values():
+        each.close()
+
+
 @pytest.fixture
-def python(environment, tmp_path):
+def python(environment, forks, tmp_path):
     """Return a function that runs this interpreter in an empty folder and returns the finished process."""
 
-    def run(*words, absent=False, hook=True, check=True, timeout=300, **variables):
-        """Run `python *words`; absent: yolo_patches cannot be imported; hook=False: the start-up hook has not run."""
-        command = [sys.executable]
+    def run(*words, absent=False, hook=True, fresh=False, check=True, timeout=300, **variables):
+        """Run `python *words`.
+
+        Args:
+            absent: yolo_patches cannot be imported.
+            hook: False: the start-up hook has not run.
+            fresh: An interpreter from its start, not one that has imported torch.
+        """
+        command, before = (sys.executable,), {}
         if absent or not hook:
             # -S keeps site-packages and its start-up files out; the script puts the folders back, blocks the package.
-            command += ["-S", str(ABSENT)]
-            variables["ABSENT_PATH"] = json.dumps([p for p in sys.path if p.endswith("-packages") or not absent])
-            variables["ABSENT_BLOCK"] = "1" if absent else "0"
-        done = subprocess.run(
-            [*command, *map(str, words)],
-            cwd=tmp_path,
-            env={**environment, **variables},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+            command += ("-S", str(ABSENT))
+            before["ABSENT_PATH"] = json.dumps([p for p in sys.path if p.endswith("-packages") or not absent])
+            before["ABSENT_BLOCK"] = "1" if absent else "0"
+        words, variables = [str(word) for word in words], {**environment, **before, **variables}
+        if fresh:
+            done = subprocess.run(
+                [*command, *words], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=timeout
+            )
+        else:
+            done = forks(command, **before).run(words, tmp_path, variables, timeout)
         if check and done.returncode:
             pytest.fail(f"{words} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
