@@ -19,11 +19,10 @@ from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep, Prediction
 from yolo_patches.seams import Normaliser
 from yolo_patches.upstreams.micro_step import Parameters, PartListener
+from yolo_patches.upstreams.next_forward import FORWARD, NextForward
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.wrapping import Wrapping
 
-#: Where a module has a forward of its own.
-FORWARD = "forward"
 #: By what a loss of half precision is multiplied: the script's own scaler is out of reach until it backpropagates.
 HALF_SCALE = 1024.0
 
@@ -56,7 +55,8 @@ class Memory:
         self._parameters = Parameters()
         self._optimizer: Any = None
         self._model: Any = None
-        self._forget: Callable[[], None] | None = None
+        self._next = NextForward()
+        self.forget = self._next.forget
 
     def expect(self, model: Any, optimizer: Any, criterion: Any) -> None:
         """Stand around the next call of the model, which is the step's own; its loss is computed by this criterion."""
@@ -66,28 +66,13 @@ class Memory:
         if not (self._lifecycle.listens(MicroStep) and followed and plain and optimizer is not None):
             return
         self._optimizer, self._model = optimizer, model
-        held, upstreams, own = vars(model), model.forward, vars(model).get(FORWARD)
 
-        def forget() -> None:
-            self._forget = None
-            if own is None:
-                held.pop(FORWARD, None)
-            else:
-                held[FORWARD] = own
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            forget()
+        def forward(upstreams: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not torch.is_grad_enabled():
                 return upstreams(*args, **kwargs)
             return Later(args[0], upstreams)
 
-        self._forget = forget
-        held[FORWARD] = forward
-
-    def forget(self) -> None:
-        """Take a forward of ours off that has not been called."""
-        if self._forget is not None:
-            self._forget()
+        self._next.expect(model, forward)
 
     def computed(self, criterion: Callable[..., Any], overlap: bool, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Return what a criterion makes of predictions that have been put off, or of any others.

@@ -21,6 +21,7 @@ import numpy as np
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.loading.part import COMPARED, Part
 from yolo_patches.loading_seams import Samples
+from yolo_patches.upstreams import polygon_calls
 from yolo_patches.wrapping import instead
 
 #: Part -> upstream's function of it.
@@ -158,41 +159,10 @@ def _mixup(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
     return mixup
 
 
-def _resample(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(theirs)
-    def resample_segments(segments: Any, n: int = 1000) -> Any:
-        if not isinstance(segments, list):
-            return theirs(segments, n)
-        segments[:] = part(lambda segments, n: theirs(list(segments), n), segments, n)
-        return segments
-
-    return resample_segments
-
-
-def _overlap(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(theirs)
-    def polygons2masks_overlap(img_size: Any, segments: Any, downsample_ratio: int = 1) -> Any:
-        return part(theirs, img_size, segments, downsample_ratio)
-
-    return polygons2masks_overlap
-
-
-def _separate(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(theirs)
-    def polygons2masks(img_size: Any, polygons: Any, color: int, downsample_ratio: int = 1) -> Any:
-        if color != 1:
-            return theirs(img_size, polygons, color, downsample_ratio)
-        return part(
-            lambda size, segments, ratio: theirs(size, segments, 1, ratio), img_size, polygons, downsample_ratio
-        )
-
-    return polygons2masks
-
-
 STAND_INS = {
     "paste": _copy_paste,
     "blend": _mixup,
-    "even polygons": _resample,
-    "masks": _overlap,
-    "separate masks": _separate,
+    "even polygons": polygon_calls.resample,
+    "masks": polygon_calls.overlap,
+    "separate masks": polygon_calls.separate,
 }

@@ -21,13 +21,12 @@ from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
 from yolo_patches.seams import Normaliser
 from yolo_patches.upstreams.micro_step import Parameters, PartListener
+from yolo_patches.upstreams.next_forward import FORWARD, NextForward
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.upstreams.ultralytics import batch_parts
 from yolo_patches.wrapping import Wrapping
 
 Call = Callable[..., Any]
-#: Where a module has a forward of its own.
-FORWARD = "forward"
 
 
 class Memory:
@@ -41,7 +40,8 @@ class Memory:
     def __init__(self, trainer: Any, lifecycle: Lifecycle) -> None:
         self._trainer = trainer
         self._lifecycle = lifecycle
-        self._forget: Callable[[], None] | None = None
+        self._next = NextForward()
+        self.forget = self._next.forget
         self._parameters = Parameters()
         self._told: set[str] = set()
 
@@ -62,29 +62,14 @@ class Memory:
         model = self._module()
         if model is None or not (self._lifecycle.listens(MicroStep) and batch_parts.images(batch)):
             return
-        held, upstreams, own = vars(model), model.forward, vars(model).get(FORWARD)
 
-        def forget() -> None:
-            self._forget = None
-            if own is None:
-                held.pop(FORWARD, None)
-            else:
-                held[FORWARD] = own
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            forget()
+        def forward(upstreams: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs or not (batch_parts.same_batch(args, batch) and torch.is_grad_enabled()):
                 return upstreams(*args, **kwargs)
             act = self._lifecycle.attempt(lambda: self._act(model, batch, upstreams), MicroStep)
             return upstreams(batch) if act is None else self._lifecycle.around(act, lambda: upstreams(batch))
 
-        self._forget = forget
-        held[FORWARD] = forward
-
-    def forget(self) -> None:
-        """Take a forward of ours off that has not been called."""
-        if self._forget is not None:
-            self._forget()
+        self._next.expect(model, forward)
 
     def _module(self) -> Any:
         """Return the module that is called, within DistributedDataParallel where it is; None where it is compiled.
