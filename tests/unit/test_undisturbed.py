@@ -72,3 +72,15 @@ def test_images_do_not_see_each_other():
         assert not model.drop.training
         one, three = (model.norm(model.drop(torch.arange(12.0).reshape(4, 3)[:n])) for n in (1, 3))
         assert torch.equal(one[0], three[0])
+
+
+def test_a_loaders_class_is_itself_for_whoever_asks():
+    """Upstream may ask for an instance of the class that it calls, or look into it."""
+    from torch.utils.data import DataLoader
+
+    from yolo_patches.upstreams.fed_loaders import _instead_of
+
+    made = _instead_of(DataLoader, lambda *args, **kwargs: DataLoader(*args, **kwargs, num_workers=0))
+    loader = made([1, 2, 3], batch_size=2)
+    assert type(loader) is DataLoader and isinstance(loader, made) and not isinstance([], made)
+    assert issubclass(made, DataLoader) and made.__iter__ is DataLoader.__iter__

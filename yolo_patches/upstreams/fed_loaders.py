@@ -40,7 +40,19 @@ def _stand_in(stack: ExitStack, lifecycle: Lifecycle, module: str, training: boo
     for name in CLASSES:
         if name in vars(found):
             made = partial(_made, lifecycle, training, vars(found)[name])
-            stack.enter_context(instead(found, name, made))
+            stack.enter_context(instead(found, name, _instead_of(vars(found)[name], made)))
+
+
+def _instead_of(loader: Any, made: Callable[..., Any]) -> Any:
+    """Return what makes loaders of a class by a function, and is that class for whoever asks or looks into it."""
+    if not isinstance(loader, type):
+        return made
+
+    def call(_: Any, *args: Any, **kwargs: Any) -> Any:
+        return made(*args, **kwargs)
+
+    asked = {"__call__": call, "__instancecheck__": lambda _, one: isinstance(one, loader)}
+    return type("Fed", (type(loader),), asked)(loader.__name__, (loader,), {})
 
 
 def _made(lifecycle: Lifecycle, training: bool, loader: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -31,7 +31,7 @@ from yolo_patches.seams import (
     Validation,
     ValLoader,
 )
-from yolo_patches.step_seams import WarmUpStep
+from yolo_patches.step_seams import Accumulation, WarmUpStep
 from yolo_patches.upstreams.epoch_rows import EpochRows
 from yolo_patches.upstreams.fed_loaders import fed
 from yolo_patches.upstreams.followed_loader import FollowedLoader
@@ -305,7 +305,7 @@ class Attachment:
             self.lifecycle.first_step()
             self._begun = True
             if self.optimization is not None:
-                self.optimization.accumulating.begin()
+                self.lifecycle.attempt(self.optimization.accumulating.begin, Accumulation)
         return result
 
     def _end_row(self) -> None:
