@@ -28,12 +28,15 @@ class Samples(Seam):
             "masks" (size, segments, ratio)
             -> mask and order; "separate masks" (size, segments, ratio) -> masks.
         ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
+        near: Way -> what is nearly the same and stands in for it: its images are within a step of 8 bits of upstream's
+            on average. Where an adapter knows nothing of these, the ways themselves do the work.
         ledger: What becomes of the parts, in memory that all processes share; a patch sets it.
         trouble: Why the data set as a whole is upstream's, when it has been probed; empty where it is not.
     """
 
     known: frozenset[str] = frozenset()
     ways: dict[str, Sequence[Callable[..., Any]]] = field(default_factory=dict)
+    near: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     ledger: Any = None
     trouble: str = ""
 

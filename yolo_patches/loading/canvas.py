@@ -79,16 +79,33 @@ class Canvas:
         if image is None or image.shape[:2] != self.shape[:2]:
             image = _kept.image = np.empty((*self.shape[:2], 4), np.uint8)
         self._paint(image, window)
+        self._paste(image, window)
+        return image
+
+    def cut(self, window: tuple[int, int, int, int]) -> Any:
+        """Return what is within a window, [H, W, 3], which may reach beyond the canvas.
+
+        Args:
+            window: Left, top, right and bottom.
+        """
         left, top, right, bottom = window
-        for mask in self.pasted:
+        image = np.empty((bottom - top, right - left, 3), np.uint8)
+        self._paint(image, window, (left, top))
+        within = max(left, 0), max(top, 0), min(right, self.shape[1]), min(bottom, self.shape[0])
+        self._paste(image, within, (left, top))
+        return image
+
+    def _paste(self, image: Any, window: tuple[int, int, int, int], origin: tuple[int, int] = (0, 0)) -> None:
+        """Paint what is pasted within a window of the canvas; see `_paint`."""
+        left, top, right, bottom = window
+        for mask in self.pasted if left < right and top < bottom else ():
             x, y, width, height = cv2.boundingRect(mask[top:bottom, left:right])
             if width:
                 x, y, mirrored = x + left, y + top, self.shape[1] - x - left - width
-                behind = np.empty((height, width, 4), np.uint8)
+                behind = np.empty((height, width, image.shape[2]), np.uint8)
                 self._paint(behind, (mirrored, y, mirrored + width, y + height), (mirrored, y))
-                place = slice(y, y + height), slice(x, x + width)
-                cv2.copyTo(cv2.flip(behind, 1), mask[place], image[place])
-        return image
+                place = image[y - origin[1] : y - origin[1] + height, x - origin[0] : x - origin[0] + width]
+                cv2.copyTo(cv2.flip(behind, 1), mask[y : y + height, x : x + width], place)
 
     def _paint(self, image: Any, window: tuple[int, int, int, int], origin: tuple[int, int] = (0, 0)) -> None:
         """Paint a window of the canvas onto an image whose first pixel is the canvas's at `origin`."""
@@ -104,7 +121,11 @@ class Canvas:
         for tile, x1, y1, x2, y2 in parts:
             y, x = y1 - tile.top + tile.y, x1 - tile.left + tile.x
             place = image[y1 - origin[1] : y2 - origin[1], x1 - origin[0] : x2 - origin[0]]
-            cv2.cvtColor(tile.image[y : y + y2 - y1, x : x + x2 - x1], cv2.COLOR_BGR2BGRA, dst=place)
+            part = tile.image[y : y + y2 - y1, x : x + x2 - x1]
+            if image.shape[2] == 3:
+                place[:] = part
+            else:
+                cv2.cvtColor(part, cv2.COLOR_BGR2BGRA, dst=place)
 
 
 def warped(canvas: Canvas, matrix: Any, size: tuple[int, int]) -> Any:

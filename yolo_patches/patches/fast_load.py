@@ -1,4 +1,4 @@
-"""fast-load: more training samples from the same cores, the same to the last bit."""
+"""fast-load: more training samples from the same cores, the same to the last bit or to within a rounding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ PARTS = {
     "masks": "masks where their objects are",
     "separate masks": "masks where their objects are",
 }
-CHANGE = Change("samples", "made by upstream's operations", "the same, with less work")
+#: Level -> what its pixels are.
+PIXELS = {
+    "exact": "the same samples",
+    "near": "the same labels, and pixels within 1/255 of upstream's on average,",
+}
+CHANGES = {
+    "exact": Change("samples", "made by upstream's operations", "the same, with less work"),
+    "near": Change("samples", "made by upstream's operations", "pixels within 1/255 on average, with less work"),
+}
 
 
 class FastLoad(Patch):
@@ -45,7 +53,12 @@ class FastLoad(Patch):
     default: ClassVar[bool] = False
     phase: ClassVar[Phase] = Phase.COMPUTE
     options: ClassVar[Mapping[str, Option]] = {
-        "level": Option(str, "exact: every pixel and label is upstream's", default="exact", choices=("exact",)),
+        "level": Option(
+            str,
+            "exact: every pixel and label is upstream's; near: every label is, pixels are within 1/255 on average",
+            default="exact",
+            choices=("exact", "near"),
+        ),
     }
     needs: ClassVar[tuple[type[Seam], ...]] = (Samples,)
 
@@ -56,8 +69,11 @@ class FastLoad(Patch):
 
     def decide(self, facts: Facts) -> Decision:
         """Act on every training set of which anything is known."""
+        results = {"exact": "the same", "near": "the same, or pixels within 1/255 on average"}[self.values["level"]]
         return Decision(
-            "active", "the parts that cost most are done with less work where the results are the same", (CHANGE,)
+            "active",
+            f"the parts that cost most are done with less work where the results are {results}",
+            (CHANGES[self.values["level"]],),
         )
 
     def handlers(self) -> Mapping[type[Seam], Callable[[Any], Decision | None]]:
@@ -83,7 +99,18 @@ class FastLoad(Patch):
         return True
 
     def _samples(self, seam: Samples) -> Decision:
-        from yolo_patches.loading import blend, boxes, canvas, colours, masks, paste, planes, polygons, script_polygons
+        from yolo_patches.loading import (
+            blend,
+            boxes,
+            canvas,
+            colours,
+            masks,
+            near,
+            paste,
+            planes,
+            polygons,
+            script_polygons,
+        )
         from yolo_patches.loading.part import Ledger
 
         self._seam = seam
@@ -108,4 +135,9 @@ class FastLoad(Patch):
         seam.ledger = Ledger(list(seam.ways))
         self._ledgers.append(seam.ledger)
         done = ", ".join(dict.fromkeys(words for name, words in PARTS.items() if name in seam.ways))
-        return Decision("active", f"the same samples with less work: {done}", (CHANGE,))
+        level = self.values["level"]
+        if level == "near" and any(way in near.WAYS for some in seam.ways.values() for way in some):
+            seam.near = near.WAYS
+        else:
+            level = "exact"
+        return Decision("active", f"{PIXELS[level]} with less work: {done}", (CHANGES[level],))

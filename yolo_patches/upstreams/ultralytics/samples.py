@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from yolo_patches.loading.labels import Label
-from yolo_patches.loading.part import Part, alike
+from yolo_patches.loading.part import Part, alike, is_near
 from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import random_numbers
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
@@ -55,7 +55,10 @@ class InPlace:
     """
 
     def __init__(self, dataset: Any, seam: Samples) -> None:
-        self._parts = {name: Part(name, ways, seam.ledger) for name, ways in seam.ways.items() if name in seam.known}
+        self._parts = {
+            name: Part(name, ways, seam.ledger, seam.near) for name, ways in seam.ways.items() if name in seam.known
+        }
+        self._near = bool(seam.near)
         self._ledger = seam.ledger
         self._dataset = dataset
         if "polygons" in self._parts:
@@ -91,10 +94,18 @@ class InPlace:
             theirs, ours = (self._made(dataset, index, on) for on in (False, True))
             if theirs is None:  # upstream's own trouble, which it tells when it comes to this sample
                 continue
-            if ours is None or not all(map(alike, theirs, ours)):
+            if ours is None or not self._same(theirs, ours):
                 self._ledger.switch(False)
                 return f"sample {index} of the training set had other contents than upstream's"
         return ""
+
+    def _same(self, theirs: list[Any], ours: list[Any]) -> bool:
+        """Return whether samples are the same; images may be nearly so where that was asked for."""
+        if self._near:
+            for (name, image), other in zip(theirs[0], ours[0]):
+                if name == "img" and is_near(other[1], image):
+                    other[1] = image
+        return alike(theirs, ours)
 
     def _made(self, dataset: Any, index: int, on: bool) -> list[Any] | None:
         """Return the contents of a sample and the random numbers after it; None where making it fails."""
