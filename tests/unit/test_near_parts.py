@@ -8,6 +8,8 @@ import pytest
 
 from yolo_patches.loading import blend, canvas, colours, near
 from yolo_patches.loading.part import CALLS, COMPARED, Ledger, Part, is_near
+from yolo_patches.loading_seams import Samples
+from yolo_patches.patches.fast_load import FastLoad
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,16 @@ def test_part(photographs):
     ):
         assert np.array_equal(stands(far), exact(image, 1))
     assert not is_near(image, image.astype(np.float32))
+
+
+@pytest.mark.parametrize(("level", "known", "said"), [
+    ("near", {"canvas", "planes"}, "pixels within 1/255 of upstream's on average"),
+    ("near", {"planes"}, "the same samples"),
+    ("exact", {"canvas"}, "the same samples"),
+])  # fmt: skip
+def test_plan(level, known, said):
+    """The plan says which pixels there will be; where no part has a near way, they are upstream's."""
+    seam = Samples(frozenset(known))
+    decision = FastLoad(level=level).handlers()[Samples](seam)
+    assert said in decision.reason
+    assert bool(seam.near) == ("1/255" in said)

@@ -51,6 +51,19 @@ def test_samples(version, python, release):
         assert {part for part, calls in one["stood in"].items() if calls} >= expected[one["case"]], one
 
 
+@pytest.mark.parametrize("version", ["8.0.200", NEWEST])
+def test_near(version, python, release):
+    """Labels and random numbers are upstream's, and pixels nearly; in an old release most of them are the same."""
+    size = ["--images", "10", "--imgsz", "96", "--compare", "20", "--cases", "segment,odd boxes"]
+    done = python(SAMPLES, *size, timeout=900, FAST_LOAD_LEVEL="near", **release(version))
+    cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
+    assert [one["case"] for one in cases] == ["segment", "odd boxes"]
+    for one in cases:
+        assert (one["different"], one["trouble"]) == ([], []), one
+        assert one["pixels"]["mean"] <= 1, one
+        assert version != NEWEST or one["pixels"]["most"] > 0, one
+
+
 def test_changed_pipelines(python, release, digits):
     """What a user puts into a pipeline sees upstream's images and objects, also in a worker that was spawned."""
     found = last_json(python(CHANGED, digits("segment"), timeout=300, **release(NEWEST)))
