@@ -61,7 +61,7 @@ def test_scaled(photographs):
     ]
     mask = np.zeros((320, 320), np.uint8)
     cv2.circle(mask, (90, 120), 50, 1, cv2.FILLED)
-    scales = [*np.linspace(0.1, 1.9, 40), 0.01]
+    scales = [*np.linspace(0.1, 1.9, 40), 0.01, *np.linspace(0.995, 1.005, 40)]
     made = 0
     for scale in scales:
         move = random.uniform(-0.4, 0.6, 2) * 160

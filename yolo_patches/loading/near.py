@@ -43,6 +43,8 @@ def scaled(canvas: Canvas, matrix: Any, size: tuple[int, int]) -> Any:
     if across is None or down is None:
         return None
     (left, width, x, right), (top, height, y, bottom) = across, down
+    if (round(width * matrix[0][0]), round(height * matrix[1][1])) == (width, height):
+        return None  # `cv2.resize` would copy, whatever the scale
     cut = canvas.cut((left, top, left + width, top + height))
     whole = cv2.resize(cut, None, fx=matrix[0][0], fy=matrix[1][1], interpolation=cv2.INTER_LINEAR)
     covered = slice(max(y, 0), bottom), slice(max(x, 0), right)
