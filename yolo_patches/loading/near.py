@@ -17,7 +17,7 @@ from yolo_patches.loading.colours import CUT, ROWS
 #: Columns (or rows) more than the result has, among which one is looked for that lies where `cv2.resize` has its first.
 EXTRA = 64
 #: Pixels of the canvas by which the first that is found may lie beside, and by which the best may.
-BESIDE, MOST = 1 / 64, 1 / 32
+BESIDE, MOST = 1 / 64, 1 / 48
 #: Pixels of the canvas beyond the last one that is shown: the last of all is what `cv2.resize` repeats.
 BEYOND = 3
 #: Sectors of hues, of 180, that a table may turn by.
