@@ -73,11 +73,12 @@ def become(request: dict) -> list[str]:
 
 def run(words: list[str]) -> None:
     """Do what `python *words` does: a script, `-c CODE` or `-m MODULE`."""
+    sys.orig_argv = [sys.executable, *words]
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
     elif words[0] == "-m":
-        sys.argv = words[1:]
+        sys.argv = ["-m", *words[2:]]  # as it is while the module is looked for
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = words

@@ -31,8 +31,8 @@ def test_a_rank(fault, moment, rank, environment, digits, tmp_path):
         # Rank 1 has stood still before the last step, and rank 0 has waited for it.
         assert STOP - 0.5 <= float(row["ranks/longest_wait_s"]) <= float(row["time/epoch_s"])
         assert {item["name"]: item["verified"] for item in plan["patches"] if item["status"] == "active"} == {
-            "fast-load": True, "fast-val": True, "loss-norm": True, "monitor": True, "sync-bn": True, "torchrun": True,
-            "val-batch": True,
+            "fast-load": True, "fast-val": True, "loss-norm": True, "monitor": True, "oom-guard": True, "sync-bn": True,
+            "torchrun": True, "val-batch": True,
         }  # fmt: skip
     else:
         assert seen["status"] not in (0, "hangs"), seen["log"][-4000:]

@@ -117,7 +117,7 @@ def test_from_an_archive(python, tmp_path):
         "errors = verify.verify('yolov8n.yaml', 2, steps=1)['errors']['patched']\n"
         "print(json.dumps([__file__, errors['gradient'] <= verify.LIMITS['gradient']]))"
     )
-    home, holds = last_json(python("-c", code, PYTHONPATH=str(archive)))
+    home, holds = last_json(python("-c", code, fresh=True, PYTHONPATH=str(archive)))
     assert home.startswith(str(archive))
     assert holds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -17,6 +18,12 @@ from tests.conftest import ROOT, last_json
 
 OURS = {"yolo_patches", "yolo_patches._bootstrap", "yolo_patches.upstreams", "yolo_patches.upstreams.start"}
 FINDERS = "import sys, json; print(json.dumps([type(f).__name__ for f in sys.meta_path].count('UpstreamFinder')))"
+
+
+@pytest.fixture
+def python(python):
+    """An interpreter from its start is what these tests are about."""
+    return functools.partial(python, fresh=True)
 
 
 @pytest.fixture(scope="module")

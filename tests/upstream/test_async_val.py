@@ -45,7 +45,7 @@ def trainings(python, release, digits, tmp_path):
 @pytest.mark.parametrize("version", ["8.0.200", "8.3.253", NEWEST])
 def test_the_same_training(version, trainings, digits):
     """Figures, checkpoints and events: of a task whose figures differ from epoch to epoch, and of the largest one."""
-    classify = {**CLASSIFY, "data": digits("classify")}
+    classify = {**CLASSIFY, "epochs": 5, "data": digits("classify")}
     runs = [{**one, "patches": spec} for one in (classify, {}) for spec in ("none", SPEC)]
     found, log = trainings(version, {"patches": "none", "epochs": 1}, *runs)
     for upstream, late in ((found[1], found[2]), (found[3], found[4])):
