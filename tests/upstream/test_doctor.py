@@ -199,14 +199,16 @@ def test_bad_input_is_no_finding(examined):
     assert "unknown patch 'nope'" in examined["bad"]["complained"]
 
 
-@pytest.mark.parametrize("version", [FLOOR, NEWEST])
-def test_measured(version, python, release, digits, tmp_path):
-    """Two processes train: as it is, and with fewer workers; nothing is left behind, and no process."""
+@pytest.mark.parametrize(
+    ("version", "patches"), [(FLOOR, "none"), (NEWEST, "none,auto-batch:memory=8")], ids=[FLOOR, NEWEST]
+)
+def test_measured(version, patches, python, release, digits, tmp_path):
+    """Processes train: as it is, with the largest batch, with other workers; nothing is left behind, and no process."""
     data = digits("detect", 16, 8)
     before = {path: path.stat().st_mtime for path in Path(data).parent.rglob("*")}
     words = [
         "model=yolov8n.yaml", f"data={data}", "imgsz=64", "batch=8", "workers=1", "cache=ram", "epochs=3",
-        "device=cpu", "patches=none",
+        "device=cpu", f"patches={patches}",
     ]  # fmt: skip
     done = python("-m", "yolo_patches", "doctor", "--json", "--measure", "1.5", *words, check=False, **release(version))
     found = json.loads(done.stdout)["measured"]
@@ -218,6 +220,15 @@ def test_measured(version, python, release, digits, tmp_path):
     assert now["densest"] == max(len(file.read_text().splitlines()) for file in labels) > 0
     assert now["train_bytes"] > 1 << 28 and now["loading"] > now["batch"] / (now["step"] + now["wait"])
     assert [one["change"] for one in found["tried"]][:1] == ["workers=0" if CORES < 2 else "workers=2"]
+    largest = found["largest"]
+    if patches == "none":
+        assert largest is None, "memory is not measured on a CPU without a limit"
+    else:
+        most = largest["measured"]
+        assert (most["batch"], most["batches"]) == (16, 1), "the data set has no more, and 16 fit"
+        assert largest["why"] == "tried: 16 fits into 8 GiB"
+        assert largest["hours"] == pytest.approx(most["epoch"] * 3 / 3600)
+        assert 1 << 28 < most["train_bytes"] < 8 << 30
     assert done.stderr.count("doctor: measuring ") == 1 + len(found["tried"])
     assert {path: path.stat().st_mtime for path in Path(data).parent.rglob("*")} == before
     assert list(tmp_path.iterdir()) == []
