@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from yolo_patches.activation import ENVIRONMENT
+from yolo_patches.activation import ENVIRONMENT, activation
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.defect import found_in, number
 from yolo_patches.doctor.loading import Figures
@@ -98,8 +98,11 @@ class Ultralytics(Adapter):
 
     def command(self, words: list[str]) -> int:
         """Run `yolo` with these words."""
+        from yolo_patches.upstreams.ultralytics.commands import split
+
         sys.argv[:] = ["yolo", *words]
-        module = import_module("ultralytics.cfg")
+        module = import_module("ultralytics.cfg")  # the first import has taken `patches=`; a later command has its own
+        sys.argv[1:], activation.command_line = split(words)
         if not hasattr(module, "entrypoint"):
             raise PatchesError("this Ultralytics has no command line that we know: ultralytics.cfg.entrypoint is gone")
         module.entrypoint()

@@ -60,7 +60,7 @@ def last_line(said: str) -> str:
         said: The end of what it said.
     """
     last = (said.strip().splitlines() or ["it said nothing"])[-1]
-    return last.removeprefix(f"{PatchesError.__module__}.{PatchesError.__qualname__}: ")
+    return last.removeprefix("yolo-patches: error: ")
 
 
 class Trials:
