@@ -9,10 +9,11 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from yolo_patches.doctor.loading import Figures
-from yolo_patches.doctor.measurement import Measured
+from yolo_patches.doctor.measurement import Largest, Measured
 from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Foreseen
 from yolo_patches.patch import Patch
+from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
 from yolo_patches.wrapping import Wrapping
 
@@ -89,6 +90,16 @@ class Adapter(ABC):
             PatchesError: Trainings of this upstream are not measured.
         """
         raise PatchesError(f"doctor --measure is for Ultralytics; trainings of {self.name} are not measured")
+
+    def at_largest_batch(self, words: list[str], plan: Plan, seconds: float) -> Largest | None:
+        """Return what that training takes with the largest batch that fits, or None where memory is not measured.
+
+        Args:
+            words: What upstream's command line takes.
+            plan: What the patches do in that training.
+            seconds: How long to train once the batch is found.
+        """
+        return None
 
     def loading(self, words: list[str], selection: str, seconds: float, cores: int) -> Figures:
         """Return what making the samples of that training takes. Nothing is trained.

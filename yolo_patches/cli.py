@@ -16,7 +16,7 @@ from yolo_patches import __version__, api, bench_command, recipes_command, regis
 from yolo_patches.adapter import Adapter
 from yolo_patches.doctor import finding, machine
 from yolo_patches.doctor.examination import examine
-from yolo_patches.doctor.measurement import Measured, Outlook, outlook
+from yolo_patches.doctor.measurement import Largest, Measured, Outlook, outlook
 from yolo_patches.errors import PatchesError, nearest
 from yolo_patches.forecast import Foreseen
 from yolo_patches.plan import Plan
@@ -223,10 +223,11 @@ def _outlook(adapter: Adapter, foreseen: Foreseen, words: list[str], seconds: fl
         print(f"doctor: measuring {told}", file=sys.stderr)
         return adapter.measured(words, changes, seconds)
 
-    found = outlook(foreseen, machine.here(foreseen.facts.devices), measure)
-    if found is None:
-        raise PatchesError("doctor --measure: the training ends before it can be measured; does 'yolo train' run it?")
-    return found
+    def find() -> Largest | None:
+        print("doctor: looking for the largest batch that fits, where memory is measured", file=sys.stderr)
+        return adapter.at_largest_batch(words, foreseen.plan, seconds)
+
+    return outlook(foreseen, machine.here(foreseen.facts.devices), measure, find)
 
 
 def _verify(options: argparse.Namespace) -> int:

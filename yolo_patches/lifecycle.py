@@ -364,7 +364,7 @@ class Lifecycle:
         return status == "active" or (status == "inert" and patch.follows)
 
     def _entry(self, name: str) -> Entry:
-        return next(entry for entry in self.plan.entries if entry.name == name)
+        return self.plan.entry(name)
 
     def _failed(self, name: str, seam: type, error: Exception) -> None:
         """Drop a patch that has raised, or end the run where the other ranks would go on with it."""

@@ -103,6 +103,14 @@ class Plan:
     selection: str
     entries: list[Entry]
 
+    def entry(self, name: str) -> Entry:
+        """Return what a registered patch decided.
+
+        Args:
+            name: Of the patch.
+        """
+        return next(entry for entry in self.entries if entry.name == name)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan in the schema of patches.json."""
         return {

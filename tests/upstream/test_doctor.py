@@ -136,6 +136,28 @@ def sets(tmp_path_factory):
     return root
 
 
+#: Ends trials, which alone leave auto-batch out; the training that is measured goes on.
+NO_TRIALS = """
+import os, sys
+if sys.argv[0] == "-m" and "patches=none" in sys.argv:
+    os.write(2, b"OSError: the disk is full\\n")
+    os._exit(1)
+"""
+#: Prints what the adapter says of the largest batch with each selection of patches.
+LARGEST = """
+import json, sys
+from yolo_patches import api, registry
+api.watch()
+adapter = registry.adapter("ultralytics")
+words, said = sys.argv[2:], {}
+for patches in json.loads(sys.argv[1]):
+    asked = [*words, "patches=" + patches]
+    found = adapter.at_largest_batch(asked, adapter.forecast(asked).plan, 0.1)
+    said[patches] = found and [found.why, found.measured]
+print(json.dumps(said))
+"""
+
+
 def contents(root):
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
@@ -199,28 +221,50 @@ def test_bad_input_is_no_finding(examined):
     assert "unknown patch 'nope'" in examined["bad"]["complained"]
 
 
-@pytest.mark.parametrize("version", [FLOOR, NEWEST])
-def test_measured(version, python, release, digits, tmp_path):
-    """Two processes train: as it is, and with fewer workers; nothing is left behind, and no process."""
-    data = digits("detect", 16, 8)
+@pytest.mark.parametrize(
+    ("version", "patches"), [(FLOOR, "none"), (NEWEST, "none,auto-batch:memory=8")], ids=[FLOOR, NEWEST]
+)
+def test_measured(version, patches, python, release, digits, tmp_path):
+    """Processes train: as it is, with the largest batch, with other workers; nothing is left behind, and no process."""
+    data = digits("detect", 8, 8)
     before = {path: path.stat().st_mtime for path in Path(data).parent.rglob("*")}
     words = [
-        "model=yolov8n.yaml", f"data={data}", "imgsz=64", "batch=8", "workers=1", "cache=ram", "epochs=3",
-        "device=cpu", "patches=none",
+        "model=yolov8n.yaml", f"data={data}", "imgsz=64", "batch=4", "workers=1", "cache=ram", "epochs=3",
+        "device=cpu", f"patches={patches}",
     ]  # fmt: skip
     done = python("-m", "yolo_patches", "doctor", "--json", "--measure", "1.5", *words, check=False, **release(version))
     found = json.loads(done.stdout)["measured"]
     now = found["measured"]
-    assert (now["batch"], now["batches"], found["epochs"]) == (8, 2, 3)
+    assert (now["batch"], now["batches"], found["epochs"]) == (4, 2, 3)
     assert now["epoch"] >= 2 * now["step"] > 0
     assert found["hours"] == pytest.approx(now["epoch"] * 3 / 3600)
     labels = Path(data).parent.glob("labels/train/*.txt")
     assert now["densest"] == max(len(file.read_text().splitlines()) for file in labels) > 0
     assert now["train_bytes"] > 1 << 28 and now["loading"] > now["batch"] / (now["step"] + now["wait"])
     assert [one["change"] for one in found["tried"]][:1] == ["workers=0" if CORES < 2 else "workers=2"]
+    largest = found["largest"]
+    if patches == "none":
+        assert largest is None, "memory is not measured on a CPU without a limit"
+    else:
+        most = largest["measured"]
+        assert (most["batch"], most["batches"]) == (8, 1), "the data set has no more, and 8 fit"
+        assert largest["why"] == "tried: 8 fits into 8 GiB"
+        assert largest["hours"] == pytest.approx(most["epoch"] * 3 / 3600)
+        assert 1 << 28 < most["train_bytes"] < 8 << 30
     assert done.stderr.count("doctor: measuring ") == 1 + len(found["tried"])
     assert {path: path.stat().st_mtime for path in Path(data).parent.rglob("*")} == before
     assert list(tmp_path.iterdir()) == []
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(data) in " ".join(one.info["cmdline"] or ())]
     bad = python("-m", "yolo_patches", "doctor", "--measure", "soon", check=False, **release(version))
     assert bad.returncode == 2 and "is no number of seconds" in bad.stderr
+
+
+def test_a_trial_that_fails_is_told_and_memory_that_is_not_measured_is_not(python, release, digits, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NO_TRIALS)
+    where = release(NEWEST)
+    where["PYTHONPATH"] = os.pathsep.join([str(tmp_path), where["PYTHONPATH"]])
+    words = ["model=yolov8n.yaml", f"data={digits('detect', 8, 8)}", "imgsz=32", "batch=8", "workers=0", "device=cpu"]
+    limited = "none,auto-batch:memory=8"
+    done = python("-c", LARGEST, json.dumps(["none", "all", limited]), *words, **where)
+    why = "Arguments: a trial with batch=8 failed: OSError: the disk is full"
+    assert last_json(done) == {"none": None, "all": None, limited: [why, None]}

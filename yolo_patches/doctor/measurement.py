@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from yolo_patches.doctor.subject import Machine
+from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Foreseen
 
 GIB = 1 << 30
@@ -56,6 +57,23 @@ Measure = Callable[[Mapping[str, Any]], Optional[Measured]]
 
 
 @dataclass(frozen=True)
+class Largest:
+    """The training with the largest batch that fits.
+
+    Attributes:
+        why: How that batch was found, or why none was.
+        measured: With that batch, and nothing else changed; None where none was found.
+    """
+
+    why: str
+    measured: Optional[Measured] = None
+
+
+#: Finds the largest batch that fits and measures with it; None where memory is not measured.
+Find = Callable[[], Optional[Largest]]
+
+
+@dataclass(frozen=True)
 class Tried:
     """One change, on top of those before it that were kept.
 
@@ -82,31 +100,35 @@ class Outlook:
         measured: As it is.
         epochs: Of the run.
         tried: Changes in the order in which they were made.
+        largest: With the largest batch that fits; None where memory is not measured.
     """
 
     measured: Measured
     epochs: int
     tried: tuple[Tried, ...]
+    largest: Optional[Largest] = None
 
-    @property
-    def hours(self) -> float:
-        """The whole run, if no early stop ends it."""
-        return self.measured.epoch * self.epochs / 3600
+    def hours(self, measured: Measured) -> float:
+        """Return how long the whole run takes, if no early stop ends it.
+
+        Args:
+            measured: Some seconds of it.
+        """
+        return measured.epoch * self.epochs / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return this as `doctor --json` has it."""
-        return {**asdict(self), "hours": self.hours}
+        found = {**asdict(self), "hours": self.hours(self.measured)}
+        if self.largest is not None and self.largest.measured is not None:
+            found["largest"]["hours"] = self.hours(self.largest.measured)
+        return found
 
     def __str__(self) -> str:
         now = self.measured
-        seen = f"{now.epochs_seen} whole epochs" if now.epochs_seen else "its parts"
         lines = [
-            f"measured: {_duration(now.epoch * self.epochs)} for {self.epochs} epochs of {now.epoch:.3g} s, by {seen}:"
-            f" a step {now.step * 1000:.3g} ms, {now.wait / (now.step + now.wait):.0%} of its time waiting for data",
-            f"  memory: {now.train_bytes / GIB:.3g} GiB in training"
-            + (f" (of the densest images, up to {now.densest} objects)" if now.densest else "")
-            + (f", {now.val_bytes / GIB:.3g} GiB in validation" if now.val_bytes else ""),
-            *([f"  a step of the densest images fails: {now.densest_fails}"] if now.densest_fails else []),
+            f"measured: {self._taken(now)}",
+            *_memory(now),
+            *(self._at_largest(self.largest) if self.largest is not None else []),
             f"  {'change':<20} {'images/s':>9} {'loader alone':>13} {'gain':>6}",
             f"  {'as it is':<20} {_figure(now.speed):>9} {_figure(now.loading):>13}",
         ]
@@ -119,9 +141,35 @@ class Outlook:
             lines.append(f"  {one.change:<20} {told} {'kept' if one.kept else ''}".rstrip())
         return "\n".join(lines)
 
+    def _at_largest(self, largest: Largest) -> list[str]:
+        if largest.measured is None:
+            return [f"largest batch that fits: not found: {largest.why}"]
+        found = largest.measured
+        return [
+            f"largest batch that fits: {found.batch} ({largest.why}), {_figure(found.speed)} images/s",
+            f"  measured with it: {self._taken(found)}",
+            *_memory(found),
+        ]
 
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.3g} h" if seconds >= 3600 else f"{seconds / 60:.3g} min"
+    def _taken(self, measured: Measured) -> str:
+        seen = f"{measured.epochs_seen} whole epochs" if measured.epochs_seen else "its parts"
+        waits = measured.wait / (measured.step + measured.wait)
+        return (
+            f"{_duration(self.hours(measured))} for {self.epochs} epochs of {measured.epoch:.3g} s, by {seen}:"
+            f" a step {measured.step * 1000:.3g} ms, {waits:.0%} of its time waiting for data"
+        )
+
+
+def _memory(measured: Measured) -> list[str]:
+    densest = f" (of the densest images, up to {measured.densest} objects)" if measured.densest else ""
+    validation = f", {measured.val_bytes / GIB:.3g} GiB in validation" if measured.val_bytes else ""
+    lines = [f"  memory: {measured.train_bytes / GIB:.3g} GiB in training{densest}{validation}"]
+    fails = measured.densest_fails
+    return [*lines, f"  a step of the densest images fails: {fails}"] if fails else lines
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.3g} h" if hours >= 1 else f"{hours * 60:.3g} min"
 
 
 def _figure(value: float) -> str:
@@ -129,18 +177,24 @@ def _figure(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def outlook(foreseen: Foreseen, machine: Machine, measure: Measure) -> Optional[Outlook]:
-    """Measure a training, and one change after the other; None where it does not run.
+def outlook(foreseen: Foreseen, machine: Machine, measure: Measure, find: Find) -> Outlook:
+    """Measure a training, the same with the largest batch that fits, and one change after the other.
 
     Args:
         foreseen: The training.
         machine: Where it runs.
         measure: Measures it.
+        find: Finds that batch.
+
+    Raises:
+        PatchesError: The training does not run.
     """
     now = measure({})
     if now is None:
-        return None
-    kept: dict[str, Any] = {}
+        raise PatchesError("doctor --measure: the training ends before it can be measured; does 'yolo train' run it?")
+    largest = find()
+    # Where upstream was asked to find a batch, it would do so for every change anew.
+    kept: dict[str, Any] = {} if foreseen.facts.batch.size >= 1 else {"batch": now.batch}
     best, tried = now.speed, []
     for name, values in _candidates(foreseen, machine, now):
         for value in values:
@@ -152,7 +206,7 @@ def outlook(foreseen: Foreseen, machine: Machine, measure: Measure) -> Optional[
             if not pays:
                 break
             kept[name], best = value, speed
-    return Outlook(now, foreseen.facts.optimization.epochs, tuple(tried))
+    return Outlook(now, foreseen.facts.optimization.epochs, tuple(tried), largest)
 
 
 def _candidates(foreseen: Foreseen, machine: Machine, now: Measured) -> Iterator[tuple[str, list[Any]]]:

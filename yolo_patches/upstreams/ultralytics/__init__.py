@@ -15,14 +15,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from yolo_patches.activation import ENVIRONMENT
+from yolo_patches.activation import ENVIRONMENT, activation
 from yolo_patches.adapter import Adapter, Install
 from yolo_patches.defect import found_in, number
 from yolo_patches.doctor.loading import Figures
-from yolo_patches.doctor.measurement import Measured
+from yolo_patches.doctor.measurement import Largest, Measured
 from yolo_patches.errors import PatchesError
 from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.patch import Patch
+from yolo_patches.plan import Plan
 from yolo_patches.seams import Seam
 from yolo_patches.wrapping import Wrapping
 
@@ -45,6 +46,8 @@ HOOKS: Mapping[str, tuple[str, str]] = {
 }
 #: The oldest release that is supported.
 FLOOR = "8.0.200"
+#: The patch whose search `doctor --measure` lets run.
+SEARCH = "auto-batch"
 #: Task -> what names its model files; without detection, whose have none.
 SUFFIXES = {"segment": "-seg", "classify": "-cls", "pose": "-pose", "obb": "-obb"}
 
@@ -95,8 +98,11 @@ class Ultralytics(Adapter):
 
     def command(self, words: list[str]) -> int:
         """Run `yolo` with these words."""
+        from yolo_patches.upstreams.ultralytics.commands import split
+
         sys.argv[:] = ["yolo", *words]
-        module = import_module("ultralytics.cfg")
+        module = import_module("ultralytics.cfg")  # the first import has taken `patches=`; a later command has its own
+        sys.argv[1:], activation.command_line = split(words)
         if not hasattr(module, "entrypoint"):
             raise PatchesError("this Ultralytics has no command line that we know: ultralytics.cfg.entrypoint is gone")
         module.entrypoint()
@@ -128,14 +134,28 @@ class Ultralytics(Adapter):
         """Train in a child process, which writes into a folder that is removed."""
         from yolo_patches.upstreams.ultralytics import trials
 
-        start = words if "train" in words or "mode=train" in words else ["train", *words]
-        changed = [f"{name}={value}" for name, value in changes.items()]
-        # A cache on disk is a file beside each image, which nobody has asked this command for.
-        kept = [word for word in start if word.partition("=")[0] not in changes and word != "cache=disk"]
-        found, _ = trials.run([*kept, *changed], seconds)
-        if found is None:
+        found, _ = trials.run(_changed(words, changes), seconds)
+        return None if found is None else _measured(found)
+
+    def at_largest_batch(self, words: list[str], plan: Plan, seconds: float) -> Largest | None:
+        """Train in a child process with batch=-1 and auto-batch, as a user would; it finds the batch."""
+        from yolo_patches.upstreams.ultralytics import trials
+
+        selected = plan.entry(SEARCH).decision.status != "off"
+        selection = plan.selection if selected else f"{plan.selection},{SEARCH}"
+        batch = {"batch": -1} if plan.global_batch >= 1 else {}
+        asked = _changed(words, {**batch, "patches": selection})
+        try:
+            foreseen = self.forecast(asked)
+        except PatchesError as error:  # another patch does not go with a batch that is found
+            return Largest(str(error))
+        if foreseen.plan.entry(SEARCH).decision.status != "active":
             return None
-        return Measured(**{field.name: found[field.name] for field in fields(Measured) if field.name in found})
+        found, said = trials.run(asked, seconds)
+        if found is None:
+            return Largest(trials.last_line(said))
+        status, reason = found["decided"].get(SEARCH, ("failed", f"{SEARCH} was dropped"))
+        return Largest(reason, _measured(found) if status == "active" else None)
 
     def loading(self, words: list[str], selection: str, seconds: float, cores: int) -> Figures:
         """Make samples in a child process, which writes into a folder that is removed."""
@@ -160,6 +180,18 @@ class Ultralytics(Adapter):
                 raise PatchesError(f"bench-loading: the training set cannot be read: {said[-1] if said else 'no word'}")
             found = json.loads(answer.read_text(encoding="utf-8"))
         return Figures(**{**found, "workers": {int(key): value for key, value in found["workers"].items()}})
+
+
+def _changed(words: list[str], changes: Mapping[str, Any]) -> list[str]:
+    """Return the words of a training with some arguments changed, for a child process that leaves nothing behind."""
+    start = words if "train" in words or "mode=train" in words else ["train", *words]
+    # A cache on disk is a file beside each image, which nobody has asked this command for.
+    kept = [word for word in start if word.partition("=")[0] not in changes and word != "cache=disk"]
+    return [*kept, *(f"{name}={value}" for name, value in changes.items())]
+
+
+def _measured(found: Mapping[str, Any]) -> Measured:
+    return Measured(**{field.name: found[field.name] for field in fields(Measured) if field.name in found})
 
 
 def below_floor() -> str:

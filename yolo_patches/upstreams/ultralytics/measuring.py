@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from yolo_patches.activation import activation
 from yolo_patches.upstreams.ultralytics.examination import unrepaired
 from yolo_patches.validation import host_memory
 
@@ -99,6 +100,7 @@ class Clock:
     def _finish(self, trainer: Any) -> None:
         batches = len(trainer.train_loader)
         found: dict[str, Any] = {"batches": batches, "batch": trainer.batch_size, **self._steps()}
+        found["decided"] = decided()
         found["train_bytes"] = peak(trainer)
         found["free_bytes"] = room(trainer)
         found["weight_bytes"] = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
@@ -157,6 +159,13 @@ class Clock:
         except EnoughError:
             return (time.perf_counter() - begun) / len(self.validated) * len(trainer.validator.dataloader)
         return time.perf_counter() - begun
+
+
+def decided() -> dict[str, tuple[str, str]]:
+    """Return what the patches have decided for this training: name -> status and reason."""
+    plan = activation.last_plan
+    entries = [] if plan is None else plan.entries
+    return {entry.name: (entry.decision.status, entry.decision.reason) for entry in entries}
 
 
 def loader_speed(loader: Any, seconds: float) -> float:

@@ -53,6 +53,16 @@ def run(words: Sequence[str], seconds: float, deadline: float | None = None) -> 
         return (json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else None), said
 
 
+def last_line(said: str) -> str:
+    """Return the line in which a child process that has failed says why.
+
+    Args:
+        said: The end of what it said.
+    """
+    last = (said.strip().splitlines() or ["it said nothing"])[-1]
+    return last.removeprefix("yolo-patches: error: ")
+
+
 class Trials:
     """Trials of one training, on the one of its devices that has the least memory left.
 
@@ -105,8 +115,7 @@ class Trials:
             )
         if any(words in said for words in OUT_OF_MEMORY):
             return None
-        last = said.strip().splitlines()[-1:] or ["it said nothing"]
-        raise PatchesError(f"a trial with {told} failed: {last[0]}")
+        raise PatchesError(f"a trial with {told} failed: {last_line(said)}")
 
     def _placed(self) -> Mapping[str, Any]:
         """Return the device of trials, where there are several: the one that decides."""
