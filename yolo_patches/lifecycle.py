@@ -87,6 +87,7 @@ class Lifecycle:
         self._patches: dict[str, Patch] = {}
         self._dropped: dict[str, Patch] = {}
         self._lacking: dict[str, Patch] = {}
+        self._missing = frozenset(missing)
         self._stepped = False
         self._closed = False
         entries = []
@@ -166,9 +167,10 @@ class Lifecycle:
         return any(seam in patch.handlers() or seam in patch.around() for patch in self._patches.values())
 
     def lose(self, seam: type[Seam], error: Exception) -> None:
-        """Drop the patches that need a seam which the adapter could not serve."""
+        """Drop the patches that need a seam which the adapter could not serve, or rely on one that it said it has."""
         for name, patch in list(self._patches.items()):
-            if seam in patch.handlers() or seam in patch.around() or seam in patch.needs:
+            relies = seam not in self._missing and (seam in patch.handlers() or seam in patch.around())
+            if relies or seam in patch.needs:
                 self._failed(name, seam, error)
 
     def attempt(self, do: Callable[[], T], *seams: type[Seam]) -> T | None:

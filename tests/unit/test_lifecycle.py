@@ -104,7 +104,7 @@ class Dummy(Patch):
 def dummies(monkeypatch):
     """Return a function that registers patches of the given phases and returns a lifecycle with them."""
 
-    def register(*phases, ranks=1, raises="", told=None, selection=None, **attributes):
+    def register(*phases, ranks=1, raises="", told=None, selection=None, missing=None, **attributes):
         calls = []
         classes = {}
         for number, phase in enumerate(phases):
@@ -114,7 +114,7 @@ def dummies(monkeypatch):
             )
         monkeypatch.setattr(registry, "patches", lambda: classes)
         chosen = Selection("all", {name: {} for name in classes}) if selection is None else selection
-        lifecycle = Lifecycle("ultralytics", "0", chosen, {}, (told if told is not None else []).append)
+        lifecycle = Lifecycle("ultralytics", "0", chosen, missing or {}, (told if told is not None else []).append)
         lifecycle.decide(known(ranks=ranks))
         calls.clear()
         return lifecycle, calls
@@ -409,6 +409,13 @@ def test_losing_a_seam_drops_whoever_needs_it(dummies):
     assert entry(lifecycle, "p0")["status"] == "active"
     lifecycle.lose(ValLoader, AttributeError("gone"))
     assert entry(lifecycle, "p0")["reason"] == "ValLoader: AttributeError: gone"
+
+
+def test_a_seam_known_to_be_missing_is_lost_by_those_alone_that_need_it(dummies):
+    """The adapter has said so before any patch decided: whoever can do without goes on without."""
+    lifecycle, _ = dummies(Phase.POLICY, missing={ValLoader: "no such loader"})
+    lifecycle.lose(ValLoader, AttributeError("gone"))
+    assert entry(lifecycle, "p0")["status"] == "active"
 
 
 def test_a_logger_that_cannot_log_is_no_reason_to_stop(dummies, capsys):
