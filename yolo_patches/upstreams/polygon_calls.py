@@ -44,9 +44,9 @@ def separate(part: Part, theirs: Callable[..., Any]) -> Callable[..., Any]:
     def polygons2masks(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        size, polygons, color, ratio = call.args
-        if color != 1:
-            return theirs(size, polygons, color, ratio)
+        if len(call.args) != 4 or call.args[2] != 1:  # another colour, or a release that takes something else
+            return theirs(*args, **kwargs)
+        size, polygons, _, ratio = call.args
         return part(lambda size, polygons, ratio: theirs(size, polygons, 1, ratio), size, polygons, ratio)
 
     return polygons2masks

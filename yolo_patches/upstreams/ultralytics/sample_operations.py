@@ -14,18 +14,26 @@ from yolo_patches.loading.part import Part
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 
 
-class Planes:
-    """Upstream's `_format_img`, with our operation on the pixels.
+class Standing:
+    """What stands in for a method of one transform.
 
     Args:
         transform: Whose method it is.
-        _: The method's name.
+        method: Its name.
         part: Does the work.
     """
 
-    def __init__(self, transform: Any, _: str, part: Part) -> None:
+    def __init__(self, transform: Any, method: str, part: Part) -> None:
         self._transform = transform
+        self._method = method
         self._part = part
+
+
+class Planes(Standing):
+    """Upstream's `_format_img`, with our operation on the pixels."""
+
+    def __init__(self, transform: Any, method: str, part: Part) -> None:
+        super().__init__(transform, method, part)
         before = random.getstate()
         self._upstream(np.zeros((1, 1, 3), np.uint8))
         self._draws = random.getstate() != before  # whether the order of channels is left to chance
@@ -49,19 +57,11 @@ class Planes:
         return type(self._transform)._format_img(self._transform, image)
 
 
-class Blend:
+class Blend(Standing):
     """Upstream's step of a transform that blends two images, with our operation on the pixels.
 
-    Args:
-        transform: Whose method it is.
-        method: Its name: `apply_image`, or before 8.4.100 or so `_mix_transform`, which draws and joins labels, too.
-        part: Does the work.
+    The step is `apply_image`, or before 8.4.100 or so `_mix_transform`, which draws and joins labels, too.
     """
-
-    def __init__(self, transform: Any, method: str, part: Part) -> None:
-        self._transform = transform
-        self._method = method
-        self._part = part
 
     def __call__(self, labels: Any, *params: Any) -> Any:
         """Blend `labels["img"]` with the image that is to be mixed in."""
@@ -87,18 +87,8 @@ class Blend:
         return labels
 
 
-class Colours:
-    """Upstream's `apply_image` of the transform that changes colours, with our operation on the pixels.
-
-    Args:
-        transform: Whose method it is.
-        _: The method's name.
-        part: Does the work.
-    """
-
-    def __init__(self, transform: Any, _: str, part: Part) -> None:
-        self._transform = transform
-        self._part = part
+class Colours(Standing):
+    """Upstream's `apply_image` of the transform that changes colours, with our operation on the pixels."""
 
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Change the colours of `labels["img"]`."""
@@ -119,18 +109,8 @@ class Colours:
         return labels
 
 
-class Shares:
-    """Upstream's `apply_instances` of the last transform, with our operation on its boxes.
-
-    Args:
-        transform: Whose method it is.
-        _: The method's name.
-        part: Does the work.
-    """
-
-    def __init__(self, transform: Any, _: str, part: Part) -> None:
-        self._transform = transform
-        self._part = part
+class Shares(Standing):
+    """Upstream's `apply_instances` of the last transform, with our operation on its boxes."""
 
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Make tensors of the objects."""
