@@ -71,7 +71,7 @@ print(json.dumps([found, ours, "yolo_patches.upstreams.yolov9" in sys.modules]))
 
 def test_whoever_only_asks_where_a_checkout_is_wakes_nobody(python, yolov9, package9, package5):
     paths = f"{yolov9}:{package9}:{package5}"
-    found, ours, woken = last_json(python("-c", ASKED, PYTHONPATH=paths))
+    found, ours, woken = last_json(python("-c", ASKED, fresh=True, PYTHONPATH=paths))
     assert found == [True] * 4
     assert ours == OURS
     assert woken, "an import does"
