@@ -1,13 +1,17 @@
 """How many of many failures of the allocator a training survives, with oom-guard and without.
 
-    python -m tests.upstream.oom_matrix DATA PROJECT [POINTS] [SEED]
+    python -m tests.upstream.oom_matrix DATA PROJECT [POINTS] [SEED] [RANKS]
 
 Trains 16 images for one epoch, each time with another call failing, drawn from all that ask for at least 4 KiB in
 preparation, forward and backward pass, optimizer's step, EMA, validations and checkpoints, and first and last of each.
 A run survives where it ends with the weights of the run without failures (1e-10 in float64, BatchNorm frozen).
+
+With 2 RANKS or more calls fail on one of them or on all, with sync-bn and loss-norm, and ranks must end with the same
+weights. Upstream has no such runs: the ranks that have memory wait for the others until their group gives up.
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,25 +20,56 @@ from pathlib import Path
 RUNS = Path(__file__).with_name("oom_runs.py")
 PLACES = ("prepare", "forward", "backward", "step", "ema", "validation", "save")
 ARGUMENTS = {"epochs": 1, "nbs": 8}
+#: What ranks train with, beside oom-guard.
+SHARED = "compat,torchrun,sync-bn,loss-norm"
 
 
-def matrix(data, project, number, seed, base):
-    """Return the results of runs with oom-guard, and of upstream's own."""
+def drawn(number, seed, ranks=1):
+    """Return the runs that fail: `points`, and on which ranks."""
     draw = random.Random(seed)
     points = [(where, share) for where in PLACES for share in (0.0, 1.0)]  # the first and the last
     while len(points) < number:
         points.append((draw.choice(PLACES), draw.random()))
-    points = points[:number]
-    runs = [{"arguments": {**ARGUMENTS, "patches": base}}]
-    for patches in (f"oom-guard,{base}" if base != "none" else "oom-guard", base):
-        runs += [{"arguments": {**ARGUMENTS, "patches": patches}, "points": [point]} for point in points]
-    done = subprocess.run(
-        [sys.executable, str(RUNS), data, project, json.dumps({"runs": runs})], capture_output=True, text=True
-    )
+    failing = [draw.choice([[draw.randrange(ranks)], list(range(ranks))]) for _ in points]
+    return [{"points": [point], **({"ranks": some} if ranks > 1 else {})} for point, some in zip(points, failing)][
+        :number
+    ]
+
+
+def trained(command, data, project, runs):
+    """Return the finished process of trainings."""
+    job = json.dumps({"runs": runs})
+    done = subprocess.run([sys.executable, *command, str(RUNS), data, project, job], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    results = json.loads(done.stdout.strip().splitlines()[-1])[1:]
-    return results[: len(points)], results[len(points) :]
+    return done
+
+
+def on_one_rank(data, project, failures):
+    """Return the results of runs with oom-guard, and of upstream's own."""
+    runs = [{"arguments": {**ARGUMENTS, "patches": "none"}}]
+    for patches in ("oom-guard", "none"):
+        runs += [{"arguments": {**ARGUMENTS, "patches": patches}, **failure} for failure in failures]
+    results = json.loads(trained((), data, project, runs).stdout.strip().splitlines()[-1])[1:]
+    return results[: len(failures)], results[len(failures) :]
+
+
+def on_ranks(data, project, failures, ranks):
+    """Return for each run what has become of its ranks, as that of the one that is farthest from the reference."""
+    runs = [{"arguments": {**ARGUMENTS, "patches": SHARED}}]
+    runs += [{"arguments": {**ARGUMENTS, "patches": f"{SHARED},oom-guard"}, **failure} for failure in failures]
+    trained(("-m", "torch.distributed.run", f"--nproc-per-node={ranks}"), data, project, runs)
+    rows = zip(*(json.loads(Path(project, f"rank{rank}.json").read_text())[1:] for rank in range(ranks)))
+    return [together(row) for row in rows]
+
+
+def together(row):
+    """Return one result for those of a run's ranks."""
+    worst = max(row, key=lambda result: (1, 0) if "died" in result else (0, result["end"]))
+    asked = next((result for result in row if result["points"]), worst)
+    fired = [point for result in row for point in result["fired"]]
+    apart = {} if len({result.get("digest") for result in row}) == 1 else {"died": "ranks differ"}
+    return {**worst, "fired": fired, "points": asked["points"], **apart}
 
 
 def survived(result):
@@ -43,9 +78,15 @@ def survived(result):
     return same and result["batch"] == 8
 
 
-def main(data, project, number="200", seed="0", base="none"):
+def main(data, project, number="200", seed="0", ranks="1"):
     """Print a table, and every run that oom-guard has lost."""
-    for name, results in zip(("oom-guard", "upstream"), matrix(data, project, int(number), int(seed), base)):
+    os.makedirs(project, exist_ok=True)
+    failures = drawn(int(number), int(seed), int(ranks))
+    if int(ranks) > 1:
+        tables = {"oom-guard": on_ranks(data, project, failures, int(ranks))}
+    else:
+        tables = dict(zip(("oom-guard", "upstream"), on_one_rank(data, project, failures)))
+    for name, results in tables.items():
         fired = [result for result in results if result["fired"]]
         ended = sum("died" not in result for result in fired)
         print(f"{name}: {ended} of {len(fired)} end, {sum(map(survived, fired))} of them as without a failure")
