@@ -39,10 +39,7 @@ def drawn(number, seed, ranks=1):
 def trained(command, data, project, runs):
     """Return the finished process of trainings."""
     job = json.dumps({"runs": runs})
-    done = subprocess.run([sys.executable, *command, str(RUNS), data, project, job], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return done
+    return subprocess.run([sys.executable, *command, str(RUNS), data, project, job], capture_output=True, text=True)
 
 
 def on_one_rank(data, project, failures):
@@ -50,17 +47,35 @@ def on_one_rank(data, project, failures):
     runs = [{"arguments": {**ARGUMENTS, "patches": "none"}}]
     for patches in ("oom-guard", "none"):
         runs += [{"arguments": {**ARGUMENTS, "patches": patches}, **failure} for failure in failures]
-    results = json.loads(trained((), data, project, runs).stdout.strip().splitlines()[-1])[1:]
+    done = trained((), data, project, runs)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    results = json.loads(done.stdout.strip().splitlines()[-1])[1:]
     return results[: len(failures)], results[len(failures) :]
 
 
 def on_ranks(data, project, failures, ranks):
     """Return for each run what has become of its ranks, as that of the one that is farthest from the reference."""
-    runs = [{"arguments": {**ARGUMENTS, "patches": SHARED}}]
-    runs += [{"arguments": {**ARGUMENTS, "patches": f"{SHARED},oom-guard"}, **failure} for failure in failures]
-    trained(("-m", "torch.distributed.run", f"--nproc-per-node={ranks}"), data, project, runs)
-    rows = zip(*(json.loads(Path(project, f"rank{rank}.json").read_text())[1:] for rank in range(ranks)))
-    return [together(row) for row in rows]
+    reference = {"arguments": {**ARGUMENTS, "patches": SHARED}}
+    runs = [{"arguments": {**ARGUMENTS, "patches": f"{SHARED},oom-guard"}, **failure} for failure in failures]
+    results = []
+    while len(results) < len(runs):  # a run that dies takes its ranks along, and the next ones get others
+        files = [Path(project, f"rank{rank}.json") for rank in range(ranks)]
+        for file in files:
+            file.unlink(missing_ok=True)
+        command = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}")
+        done = trained(command, data, project, [reference, *runs[len(results) :]])
+        rows = list(zip(*(json.loads(file.read_text())[1:] for file in files)))
+        results += map(together, rows)
+        if done.returncode:
+            lost = runs[len(results)]
+            results.append({**lost, "died": error(done.stderr), "fired": lost["points"]})
+    return results
+
+
+def error(text):
+    """Return the last line of each traceback in a text."""
+    return [line for line in text.splitlines() if "Error: " in line][:4]
 
 
 def together(row):

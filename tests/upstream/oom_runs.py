@@ -10,7 +10,8 @@ JOB: `runs`, a list of runs, each with upstream's `arguments` and
 
 A call is one operation of torch's, on the host: CUDA's allocator fails at the same places. Each run is compared with
 the first one of its `exact` and `arguments`, which has no points: `difference` is that of the weights, relative to
-what the training has changed. A launcher's ranks leave what they would print in PROJECT/rank0.json and so on.
+what the training has changed. A launcher's ranks leave what they would print in PROJECT/rank0.json and so on after each
+run, and end at the first that fails.
 """
 
 import hashlib
@@ -172,6 +173,8 @@ def train(data, project, job, points):
                 },
             )
     except Exception as error:
+        if "RANK" in os.environ:  # the others would wait for it: the launcher ends them
+            raise
         return {"died": f"{type(error).__name__}: {error}"[:300], "fired": allocator.fired}, None, allocator
     finally:
         BaseModel.forward, torch.Tensor.backward = forward, backward
@@ -234,8 +237,8 @@ def main(data, project, job):
             mine, theirs = map(torch.cat, (state["optimizer"], reference["optimizer"]))
             result["optimizer"] = float((mine - theirs).norm() / theirs.norm())
         results.append({**result, "points": points})
-    if rank >= 0:
-        Path(project, f"rank{rank}.json").write_text(json.dumps(results))
+        if rank >= 0:
+            Path(project, f"rank{rank}.json").write_text(json.dumps(results))
     print()
     print(json.dumps(results))
 
