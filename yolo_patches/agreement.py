@@ -44,6 +44,18 @@ def told(text: str) -> str:
         raise RanksDisagreeError("rank 0 has not come to its validation, or has ended") from error
 
 
+def once(agreed: Callable[[bool], bool]) -> Callable[[str, bool], bool]:
+    """Return a function that agrees on each thing, by its name, the first time that it is asked for it."""
+    known: dict[str, bool] = {}
+
+    def ask(name: str, word: bool) -> bool:
+        if name not in known:
+            known[name] = agreed(word)
+        return known[name]
+
+    return ask
+
+
 def exchange(text: str, tell: Callable[[str], None]) -> list[str]:
     """Return every rank's text. Called on every rank, in the same order.
 

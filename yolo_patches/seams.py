@@ -304,11 +304,11 @@ class Validation(Act):
         epochs: Epochs of the training.
         last: Whether the training ends after this epoch: by its number, or because upstream stops early.
         skip: Returns what upstream is to have instead of a validation: figures that are no numbers, and no fitness.
-        agreed: Returns the first rank's word for something that ranks may see differently. Called by all ranks that
-            validate, or by none.
+        agreed: Returns the first rank's word for something that ranks may see differently, by the name of what is
+            asked. All ranks that validate ask the same; a rank that repeats its validation is told the same again.
         deferral: How it may be made elsewhere (`Deferral`); None where it cannot, and on all ranks but the first.
         model: The module that is validated; None where it is not known.
-        together: Whether ranks wait for each other in it, so that one cannot repeat it alone.
+        together: Whether ranks wait for each other in it.
     """
 
     repeatable: ClassVar[bool] = True
@@ -317,7 +317,7 @@ class Validation(Act):
     epochs: int = 0
     last: bool = False
     skip: Callable[[], Any] = lambda: None
-    agreed: Callable[[bool], bool] = bool
+    agreed: Callable[[str, bool], bool] = lambda name, word: word
     deferral: Any = None
     model: Any = None
     together: bool = False

@@ -49,7 +49,14 @@ def test_a_training_ends_as_without_failures(python, release, digits, tmp_path):
     """Two ranks with synchronised BatchNorm and shared normalisers; what fails on one, the other does not know of."""
     arguments = {"epochs": 1, "batch": 6, "patches": "compat,torchrun,sync-bn,loss-norm"}
     guarded = {**arguments, "patches": arguments["patches"] + ",oom-guard"}
-    points = [["prepare", 0.4], ["forward", 0.9], ["backward", 0.2], ["step", 0.5], ["validation", 0.4]]
+    points = [
+        ["prepare", 0.4],
+        ["forward", 0.9],
+        ["backward", 0.2],
+        ["step", 0.5],
+        ["validation", 0.4],
+        ["detections", 0.3],
+    ]
     jobs = [
         {"arguments": arguments},
         {"arguments": guarded, "points": points, "ranks": [1]},
@@ -66,6 +73,6 @@ def test_a_training_ends_as_without_failures(python, release, digits, tmp_path):
     for rank, (reference, failing, split) in enumerate(results):
         assert {where for where, _ in failing["fired"]} == ({where for where, _ in points} if rank else set())
         assert max(failing[name] for name in ("end", "ema", "optimizer")) < 1e-10
-        assert failing["random"] == reference["random"]
+        assert (failing["random"], failing["figures"]) == (reference["random"], reference["figures"])
         assert split["fired"] and (split["notes"]["status"], split["notes"]["verified"]) == ("active", True)
     assert "rank 1: oom-guard: a step asked for" in done.stderr

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 RUNS = Path(__file__).with_name("oom_runs.py")
-PLACES = ("prepare", "forward", "backward", "step", "ema", "validation", "save")
+PLACES = ("prepare", "forward", "backward", "step", "ema", "validation", "detections", "save")
 ARGUMENTS = {"epochs": 1, "nbs": 8}
 #: What ranks train with, beside oom-guard.
 SHARED = "compat,torchrun,sync-bn,loss-norm"

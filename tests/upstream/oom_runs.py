@@ -2,8 +2,9 @@
 
 JOB: `runs`, a list of runs, each with upstream's `arguments` and
 
-    points      [[where, number], ...]: in "prepare", "forward", "backward", "step", "ema", "validation", "save", the
-                call of that number which asks for at least 4 KiB fails; a fraction is a share of those there are
+    points      [[where, number], ...]: in "prepare", "forward", "backward", "step", "ema", "validation", what it makes
+                "detections" of, "save", the call of that number which asks for at least 4 KiB fails; a fraction is a
+                share of those there are
     ranks       on which they fail, where there are several; all of them otherwise
     limit       any call of the model with more images fails
     exact       float64, BatchNorm frozen: parts have the gradient of the whole to rounding
@@ -117,6 +118,7 @@ def train(data, project, job, points):
     def on_train_start(trainer):
         state["start"] = weights(module(trainer))
         trainer.ema.update = inside(allocator, "ema", trainer.ema.update)
+        trainer.validator.postprocess = inside(allocator, "detections", trainer.validator.postprocess)
         if exact:
             trainer.validator.args.half = False
 
@@ -128,6 +130,7 @@ def train(data, project, job, points):
 
     def on_model_end(trainer):
         state.update(end=weights(module(trainer)), ema=weights(trainer.ema.ema), trainer=trainer)
+        state["figures"] = {name: float(value) for name, value in (trainer.metrics or {}).items()}
         state["optimizer"] = [
             v.double().flatten() for s in trainer.optimizer.state.values() for v in s.values() if torch.is_tensor(v)
         ]
@@ -182,6 +185,7 @@ def train(data, project, job, points):
         "fired": allocator.fired,
         "steps": state["steps"],
         "batch": state["trainer"].batch_size,
+        "figures": state["figures"],
         "fitness": float(state["trainer"].best_fitness or 0),
         "random": [float(torch.rand(())), __import__("random").random()],
         "notes": notes(state["trainer"].save_dir),

@@ -127,13 +127,17 @@ class AsyncVal(Patch):
             )
 
     def _validate(self, act: Validation, proceed: Callable[[], Any]) -> Any:
-        first, self._made = self._made == 0, self._made + (not act.final)
+        result = self._validated(act, proceed)
+        self._made += not act.final  # one that has failed is none, and may be repeated
+        return result
+
+    def _validated(self, act: Validation, proceed: Callable[[], Any]) -> Any:
         if act.final or act.epoch + 1 >= act.epochs:
             return proceed()
-        if first:
+        if not self._made:
             return self._measured(act, proceed)
         task = self._task(act)
-        if not act.agreed(task is not None):
+        if not act.agreed("elsewhere", task is not None):
             return proceed()
         if task is None:  # another rank's word: only the first one validates
             return act.skip()

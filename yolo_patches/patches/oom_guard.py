@@ -262,11 +262,10 @@ class OomGuard(Patch):
     def _validate(self, act: Validation, proceed: Callable[[], Any]) -> Any:
         """Repeat a validation as a whole: its counts begin anew, and so do the random numbers that it draws.
 
-        Where ranks wait for each other in it, only its predictions are made in parts.
+        Where ranks wait for each other in it, what they have told each other by then is not told again.
         """
-        if act.together:
-            return proceed()
         from yolo_patches.nn.random_numbers import noted
+        from yolo_patches.nn.retelling import Retelling
 
         put_back = noted()
 
@@ -274,7 +273,10 @@ class OomGuard(Patch):
             put_back()
             return proceed()
 
-        return self._again(act, validate)
+        if not act.together:
+            return self._again(act, validate)
+        with Retelling() as told:
+            return self._again(act, validate, told.again)
 
     def _predict(self, act: Prediction, proceed: Callable[[], Any]) -> Any:
         from yolo_patches.nn.micro_batches import joined
@@ -304,15 +306,15 @@ class OomGuard(Patch):
                 "images at a time from here on"
             )
 
-    def _again(self, act: Act, proceed: Callable[[], Any]) -> Any:
-        """Repeat what only needs the caches to be released."""
+    def _again(self, act: Act, proceed: Callable[[], Any], possible: Callable[[], bool] = lambda: True) -> Any:
+        """Repeat what only needs the caches to be released, as long as that is possible."""
         from yolo_patches.nn.out_of_memory import lacked_memory, release
 
         for _ in range(REPEATS):
             try:
                 return proceed()
             except Exception as error:
-                if not lacked_memory(error):
+                if not (lacked_memory(error) and possible()):
                     raise
                 failure = error
             release(failure)

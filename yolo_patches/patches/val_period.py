@@ -86,17 +86,17 @@ class ValPeriod(Patch):
         self._known = True
         if not self._due(act):
             return act.skip()
-        self._made += 1
         start = time.monotonic()
         result = proceed()
         self._spent += time.monotonic() - start
+        self._made += 1  # one that has failed is none, and may be repeated
         return result
 
     def _due(self, act: Validation) -> bool:
         if act.last or (not self._made and self.values["share"] is not None):
             return True
         if self._in_rhythm(act.epoch, act.epochs):
-            return self.values["share"] is None or act.agreed(self._affordable())
+            return self.values["share"] is None or act.agreed("now", self._affordable())
         return False
 
     def _in_rhythm(self, epoch: int, epochs: int) -> bool:

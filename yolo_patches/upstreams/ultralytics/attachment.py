@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from yolo_patches.activation import ENVIRONMENT, activation, environment
-from yolo_patches.agreement import told
+from yolo_patches.agreement import once, told
 from yolo_patches.handover import VARIABLE
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep
@@ -215,7 +215,7 @@ class Attachment:
             epochs=epochs,
             last=self._epoch + 1 >= epochs or bool(getattr(self.trainer, "stop", False)),
             skip=self._no_validation,
-            agreed=self._agreed,
+            agreed=once(self._agreed),
             deferral=self._late.deferral() if self._writes else None,
             model=getattr(getattr(self.trainer, "ema", None), "ema", None),
             together=self.lifecycle.plan.world_size > 1 and hasattr(self.trainer.validator, "gather_stats"),
