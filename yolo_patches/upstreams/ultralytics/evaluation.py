@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -57,6 +58,19 @@ def parts(trainer: Any, trusted: dict[str, bool], told: bool) -> Evaluation:
         timed=on_cuda and not told,
         trusted=trusted,
     )
+
+
+def figures(trainer: Any) -> list[str]:
+    """Return what a trainer's validation will call its figures, before there has been one.
+
+    Upstream's own names are those of the metrics that its validator was built with. Depth estimation has others from
+    its first validation on.
+    """
+    validator, names = copy(trainer.validator), list(trainer.metrics)
+    built_with = list(validator.metrics.keys)
+    validator.data, validator.device, validator.training = trainer.data, trainer.device, True
+    validator.init_metrics(getattr(trainer.model, "module", trainer.model))
+    return [*validator.metrics.keys, *(name for name in names if name not in built_with)]
 
 
 @contextmanager
