@@ -143,8 +143,10 @@ def nearly(made: list[list[Any]], worst: dict[str, Any]) -> None:
 
 @contextmanager
 def fast_functions(data: Any) -> Iterator[None]:
-    """Have upstream's functions replaced for one sample."""
-    with ExitStack() as stack:
+    """Have upstream's functions replaced, and pixels left undone, as in a worker of the training loader."""
+    from yolo_patches.upstreams.ultralytics.sample_remainders import leaving
+
+    with ExitStack() as stack, leaving():
         data.build_transforms._transform.__self__.functions(stack)
         yield
 
