@@ -119,10 +119,7 @@ class Attachment:
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
         args, kwargs = (args, kwargs) if call is None else (call.args, call.kwargs)
-
-        def training() -> bool:
-            return bool(Called(wrapped, args, kwargs)["mode"] == "train")
-
+        training = lambda: bool(Called(wrapped, args, kwargs)["mode"] == "train")  # noqa: E731 - asked inside of what may fail
         with fed(self.lifecycle, LOADERS, training):
             return self._samples.loader(lambda: wrapped(*args, **kwargs), training)
 

@@ -264,6 +264,11 @@ class Unfinished(dict):  # type: ignore[type-arg]
             self._left = None
         super().__setitem__(key, value)
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        """Be copied and pickled as the dictionary that it stands for."""
+        self.finish()
+        return dict, (dict(super().items()),)
+
     def __iter__(self) -> Iterator[Any]:  # dict(batch) and {**batch} look up what they take where this is overridden
         return super().__iter__()
 
@@ -281,7 +286,7 @@ def _asking(name: str) -> Callable[..., Any]:
 
 
 for _name in ("get", "pop", "popitem", "setdefault", "items", "values", "copy", "update", "__getitem__", "__eq__",
-              "__ne__", "__or__", "__ror__", "__ior__", "__repr__", "__reduce_ex__"):  # fmt: skip
+              "__ne__", "__or__", "__ror__", "__ior__", "__repr__"):  # fmt: skip
     setattr(Unfinished, _name, _asking(_name))
 
 
