@@ -35,7 +35,8 @@ class Finishing:
         self._together = together
         self._expected: Any = None
         self._compared = 0
-        self.batches = 0  # that the training has asked for
+        self.batches = 0  # that have been done for the training
+        self.read = 0  # that somebody else has read
         self.trained_on = 0  # of those that were compared, those that it was given as workers would have made them
         self.why = ""
 
@@ -112,6 +113,16 @@ class Finishing:
             for image, one in zip(images.cpu().contiguous().numpy(), left)
         ]
         return torch.from_numpy(np.stack(made))
+
+    def begin(self) -> None:
+        """Count samples from here on: those before were made to be compared."""
+        for name in (LEFT, KEPT):
+            self._ledger.counts[self._ledger.names[name], CALLS] = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether workers have left pixels undone, and nobody has done any."""
+        return bool(self.samples[0]) and not (self.batches or self.read)
 
     @property
     def samples(self) -> tuple[int, int]:

@@ -103,6 +103,9 @@ class FastLoad(Patch):
         trouble += [self._seam.trouble] if self._seam.trouble else []
         self.trouble = f"{'; '.join(trouble)}, and is upstream's" if trouble else ""
         self.notes[:] = self._notes(live.began)
+        if live.began and any(one.lost for one in self._finishing):
+            self.trouble = "loader workers have left pixels undone, and nobody has asked for those batches here"
+            return False
         stood_in = any(bool(ledger.counts[:, CALLS].any()) for ledger in self._ledgers)
         given = [one for one in self._finishing if one.batches]
         found = stood_in if not given else all(one.trained_on for one in given)

@@ -11,7 +11,13 @@ from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.loading_seams import Samples
 from yolo_patches.upstreams.ultralytics import samples
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
-from yolo_patches.upstreams.ultralytics.sample_remainders import FinishedLoader, Unfinished, leaves, workers_leave
+from yolo_patches.upstreams.ultralytics.sample_remainders import (
+    FinishedLoader,
+    Unfinished,
+    is_unfinished,
+    leaves,
+    workers_leave,
+)
 from yolo_patches.upstreams.ultralytics.seam_sources import LOADERS
 from yolo_patches.wrapping import Call
 
@@ -100,8 +106,14 @@ class SampleParts:
     def finished(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return arguments of upstream's preparation with a batch whose images are done, on the device that trains."""
         device = self._trainer.device
-        done = [one.on(device) if isinstance(one, Unfinished) else one for one in (*args, *kwargs.values())]
+        if not self._finishing:
+            return args, kwargs
+        done = [self._whole(one).on(device) if is_unfinished(one) else one for one in (*args, *kwargs.values())]
         return tuple(done[: len(args)]), dict(zip(kwargs, done[len(args) :]))
+
+    def _whole(self, batch: dict[str, Any]) -> Unfinished:
+        """Return a batch as it comes from our loader; one that is made of that loader's parts has not been there."""
+        return batch if isinstance(batch, Unfinished) else Unfinished(batch, self._finishing[-1][1])
 
     def trained_on(self, batch: Any) -> None:
         """Look at a batch as upstream has prepared it."""

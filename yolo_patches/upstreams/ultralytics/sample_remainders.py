@@ -256,6 +256,7 @@ class Unfinished(dict):  # type: ignore[type-arg]
     def finish(self) -> None:
         """Do what is left on the host, image by image, as a worker would have done it."""
         if self._left is not None:
+            self._finishing.read += 1
             super().__setitem__(IMAGE, self._finishing.on_host(super().__getitem__(IMAGE), self._left))
             self._left = None
 
@@ -271,6 +272,11 @@ class Unfinished(dict):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:  # dict(batch) and {**batch} look up what they take where this is overridden
         return super().__iter__()
+
+
+def is_unfinished(batch: Any) -> bool:
+    """Return whether the last pixels of a batch may be undone."""
+    return isinstance(batch, Unfinished) or (isinstance(batch, dict) and REMAINDER in batch)
 
 
 def _asking(name: str) -> Callable[..., Any]:
@@ -304,5 +310,4 @@ class FinishedLoader(wrapt.ObjectProxy):  # type: ignore[misc,type-arg,unused-ig
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.__wrapped__:
-            left = isinstance(batch, dict) and REMAINDER in batch
-            yield Unfinished(batch, self._self_finishing) if left else batch
+            yield Unfinished(batch, self._self_finishing) if is_unfinished(batch) else batch

@@ -122,6 +122,8 @@ class InPlace:
                     ours = self._made(dataset, index, True, device)
                 if ours is None or not self._same(theirs, ours):
                     self._finishing.stop(f"sample {index} came out otherwise than upstream's", DIFFERS)
+        if self._finishing is not None:
+            self._finishing.begin()
         return ""
 
     def _same(self, theirs: list[Any], ours: list[Any]) -> bool:
