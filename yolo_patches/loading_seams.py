@@ -26,12 +26,16 @@ class Samples(Seam):
             height) -> boxes; "outlines", "polygons" and "even polygons" (segments, points) -> segments;
             "paste" (image, outlines in whole pixels) -> image with what lies within them there once more, mirrored;
             "masks" (size, segments, ratio)
-            -> mask and order; "separate masks" (size, segments, ratio) -> masks.
+            -> mask and order; "separate masks" (size, segments, ratio) -> masks. "last pixels": colours, flips and the
+            order of channels come last, and may be left to whoever takes the batch; it has no ways.
         ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
         near: Way -> what is nearly the same and stands in for it: its images are within a step of 8 bits of upstream's
             on average. Where an adapter knows nothing of these, the ways themselves do the work.
         ledger: What becomes of the parts, in memory that all processes share; a patch sets it.
         trouble: Why the data set as a whole is upstream's, when it has been probed; empty where it is not.
+        finishing: Does the last pixels of batches (`loading.finishing.Finishing`); a patch sets it, and workers leave
+            them undone.
+        kept: Why workers cannot leave them undone; empty where they can.
     """
 
     known: frozenset[str] = frozenset()
@@ -39,6 +43,8 @@ class Samples(Seam):
     near: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     ledger: Any = None
     trouble: str = ""
+    finishing: Any = None
+    kept: str = ""
 
 
 @dataclass

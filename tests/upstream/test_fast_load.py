@@ -64,6 +64,21 @@ def test_near(version, python, release):
         assert version != NEWEST or one["pixels"]["most"] > 0, one
 
 
+@pytest.mark.parametrize("version", ["8.4.60", NEWEST])
+def test_device(version, python, release):
+    """Labels, masks and random numbers are upstream's, and pixels nearly, once what is left undone is done."""
+    expected = ("segment", "pose", "obb", "odd boxes")[: 4 if version == NEWEST else 1]
+    size = ["--images", "10", "--imgsz", "96", "--compare", "20", "--cases", ",".join(expected)]
+    done = python(SAMPLES, *size, timeout=900, FAST_LOAD_LEVEL="device", **release(version))
+    cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
+    assert [one["case"] for one in cases] == list(expected)
+    for one in cases:
+        assert (one["different"], one["trouble"]) == ([], []), one
+        assert 0 < one["pixels"]["mean"] <= 1, one
+        assert one["stood in"]["last pixels"] >= 20, one
+        assert one["stood in"]["last pixels that workers have done"] == 0, one
+
+
 def test_changed_pipelines(python, release, digits):
     """What a user puts into a pipeline sees upstream's images and objects, also in a worker that was spawned."""
     found = last_json(python(CHANGED, digits("segment"), timeout=300, **release(NEWEST)))

@@ -32,11 +32,16 @@ PARTS = {
 PIXELS = {
     "exact": "the same samples",
     "near": "the same labels, and pixels within 1/255 of upstream's on average,",
+    "device": "the same labels, and pixels within 1/255 of upstream's on average,",
 }
 CHANGES = {
     "exact": Change("samples", "made by upstream's operations", "the same, with less work"),
     "near": Change("samples", "made by upstream's operations", "pixels within 1/255 on average, with less work"),
+    "device": Change(
+        "samples", "made by upstream's operations", "within 1/255 on average, the last of it on the device"
+    ),
 }
+RESULTS = {"exact": "the same", "near": "the same, or pixels within 1/255 on average"}
 
 
 class FastLoad(Patch):
@@ -55,9 +60,10 @@ class FastLoad(Patch):
     options: ClassVar[Mapping[str, Option]] = {
         "level": Option(
             str,
-            "exact: every pixel and label is upstream's; near: every label is, pixels are within 1/255 on average",
+            "exact: every pixel and label is upstream's; near: every label is, pixels are within 1/255 on average; "
+            "device: near, with colours, flips and the order of channels done in batches on the training device",
             default="exact",
-            choices=("exact", "near"),
+            choices=("exact", "near", "device"),
         ),
     }
     needs: ClassVar[tuple[type[Seam], ...]] = (Samples,)
@@ -66,10 +72,13 @@ class FastLoad(Patch):
         super().__init__(**given)
         self._ledgers: list[Any] = []
         self._seam: Samples | None = None
+        self._finishing: list[Any] = []
+        self._device = ""
 
     def decide(self, facts: Facts) -> Decision:
         """Act on every training set of which anything is known."""
-        results = {"exact": "the same", "near": "the same, or pixels within 1/255 on average"}[self.values["level"]]
+        self._device = facts.devices.kind
+        results = RESULTS.get(self.values["level"], RESULTS["near"])
         return Decision(
             "active",
             f"the parts that cost most are done with less work where the results are {results}",
@@ -81,7 +90,11 @@ class FastLoad(Patch):
         return {Samples: self._samples}
 
     def verify(self, live: Live) -> bool | None:
-        """Return whether every part has had upstream's results, and any has stood in."""
+        """Return whether every part has had upstream's results, and any has stood in.
+
+        Where workers leave pixels undone, batches that the training was given must have been found as workers make
+        them.
+        """
         from yolo_patches.loading.part import CALLS
 
         if self._seam is None or not self._seam.ways:
@@ -89,8 +102,29 @@ class FastLoad(Patch):
         trouble = sorted({line for ledger in self._ledgers for line in ledger.trouble()})
         trouble += [self._seam.trouble] if self._seam.trouble else []
         self.trouble = f"{'; '.join(trouble)}, and is upstream's" if trouble else ""
+        self.notes[:] = self._notes(live.began)
+        if live.began and any(one.lost for one in self._finishing):
+            self.trouble = "loader workers have left pixels undone, and nobody has asked for those batches here"
+            return False
         stood_in = any(bool(ledger.counts[:, CALLS].any()) for ledger in self._ledgers)
-        return False if trouble else (True if stood_in else None)
+        given = [one for one in self._finishing if one.batches]
+        found = stood_in if not given else all(one.trained_on for one in given)
+        return False if trouble else (True if found else None if not given else False)
+
+    def _notes(self, began: bool) -> list[str]:
+        """Return what else is to be known of level `device`."""
+        if self.values["level"] != "device":
+            return []
+        notes = {f"no pixels are left to the device: {one.why}" for one in self._finishing if one.why}
+        if self._seam is not None and self._seam.finishing is None:
+            why = self._seam.kept or "this training set, or its batches, are none that we know"
+            notes.add(f"no pixels are left to the device: {why}")
+        if self._device == "cpu":
+            notes.add("the device is this CPU, which gains nothing by what its workers are spared")
+        done = sum(one.samples[1] for one in self._finishing)
+        if began and done:
+            notes.add(f"workers have finished {done} samples: their pipeline does not end as upstream's does")
+        return sorted(notes)
 
     def undo(self) -> bool:
         """Have everything done by upstream again, in all processes."""
@@ -111,6 +145,7 @@ class FastLoad(Patch):
             polygons,
             script_polygons,
         )
+        from yolo_patches.loading.finishing import KEPT, LEFT, Finishing
         from yolo_patches.loading.part import Ledger
 
         self._seam = seam
@@ -132,12 +167,21 @@ class FastLoad(Patch):
             "separate masks": masks.SEPARATE,
         }
         seam.ways = {name: way for name, way in ways.items() if name in seam.known}
-        seam.ledger = Ledger(list(seam.ways))
+        seam.ledger = Ledger([*seam.ways, LEFT, KEPT])
         self._ledgers.append(seam.ledger)
-        done = ", ".join(dict.fromkeys(words for name, words in PARTS.items() if name in seam.ways))
+        done = [words for name, words in PARTS.items() if name in seam.ways]
         level = self.values["level"]
-        if level == "near" and any(way in near.WAYS for some in seam.ways.values() for way in some):
+        if level == "device" and LEFT in seam.known:
+            seam.finishing = Finishing(seam.ledger)
+            self._finishing.append(seam.finishing)
+            done.append("colours, flips and channels in batches on the device")
+        elif level == "device":
+            level = "near"
+        if level != "exact" and any(way in near.WAYS for some in seam.ways.values() for way in some):
             seam.near = near.WAYS
-        else:
+        elif level == "near":
             level = "exact"
-        return Decision("active", f"{PIXELS[level]} with less work: {done}", (CHANGES[level],))
+        self.notes[:] = self._notes(began=False)
+        return Decision(
+            "active", f"{PIXELS[level]} with less work: {', '.join(dict.fromkeys(done))}", (CHANGES[level],)
+        )

@@ -87,8 +87,8 @@ class Attachment:
         self._unvalidated = False  # this epoch has no validation, or may not be called best
         self._trusted: dict[str, bool] = {}  # parts of validations
         self._memory = Memory(trainer, lifecycle)
-        self._parts_of_samples = SampleParts(lifecycle)
-        self._build_dataset = self._parts_of_samples.build_dataset
+        self._samples = SampleParts(trainer, lifecycle)
+        self._build_dataset = self._samples.build_dataset
         before = dict(vars(trainer))
         self.optimization = None
         try:
@@ -110,7 +110,7 @@ class Attachment:
             values[VARIABLE] = self.lifecycle.handover().text()
         try:
             # The workers that this may start will read the environment.
-            with self._parts_of_samples, self.lifecycle.under_way(), environment(values):
+            with self._samples, self.lifecycle.under_way(), environment(values):
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()
@@ -118,8 +118,10 @@ class Attachment:
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)
-        with fed(self.lifecycle, LOADERS, lambda: bool(Called(wrapped, args, kwargs)["mode"] == "train")):
-            return wrapped(*args, **kwargs) if call is None else wrapped(*call.args, **call.kwargs)
+        args, kwargs = (args, kwargs) if call is None else (call.args, call.kwargs)
+        training = lambda: bool(Called(wrapped, args, kwargs)["mode"] == "train")  # noqa: E731 - asked inside of what may fail
+        with fed(self.lifecycle, LOADERS, training):
+            return self._samples.loader(lambda: wrapped(*args, **kwargs), training)
 
     def _val_batch(self, call: Called) -> Called:
         if call["mode"] == "val":
@@ -136,9 +138,11 @@ class Attachment:
     def _preprocess_batch(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         if self.optimization is not None:
             self.optimization.accumulating.end()
+        args, kwargs = self._samples.finished(args, kwargs)
         if not self._begun:
             return wrapped(*args, **kwargs)
         result = self._memory.prepared(wrapped, args, kwargs)
+        self.lifecycle.attempt(lambda: self._samples.trained_on(result))
         # From here to the optimizer's step, or to the next callback, upstream does the same on every rank.
         self._begun = False
         if self.optimization is not None:

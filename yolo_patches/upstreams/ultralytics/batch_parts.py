@@ -14,7 +14,8 @@ MASKS = "masks"
 
 def images(batch: Any) -> int:
     """Return how many images a batch has; 0 where it is none that we know."""
-    pixels = batch.get("img") if isinstance(batch, dict) else None
+    # Not `batch.get`: a batch may be one whose images are done when they are asked for, and only their number is.
+    pixels = dict.get(batch, "img") if isinstance(batch, dict) else None
     return len(pixels) if isinstance(pixels, Tensor) and pixels.dim() == 4 else 0
 
 

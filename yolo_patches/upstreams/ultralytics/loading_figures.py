@@ -24,6 +24,8 @@ from typing import Any
 
 from yolo_patches.upstreams.ultralytics.examination import STRIDE
 from yolo_patches.upstreams.ultralytics.measuring import loader_speed, write_nothing
+from yolo_patches.upstreams.ultralytics.sample_remainders import leaving, workers_leave
+from yolo_patches.upstreams.ultralytics.seam_sources import LOADERS
 
 #: The file of the answer.
 ANSWER = "loading.json"
@@ -103,13 +105,18 @@ def transforms(dataset: Any) -> Iterator[Any]:
 
 
 def figures(trainer: Any, seconds: float, cores: int) -> dict[str, Any]:
-    """Return what making the samples of a training takes.
+    """Return what making the samples of a training takes workers; what they leave to the device is not counted.
 
     Args:
         trainer: Upstream's, whose constructor has run.
         seconds: How long each measurement takes.
         cores: How many of them there are.
     """
+    with workers_leave(LOADERS), leaving():
+        return _figures(trainer, seconds, cores)
+
+
+def _figures(trainer: Any, seconds: float, cores: int) -> dict[str, Any]:
     dataset, batch = training_set(trainer)
     found: dict[str, Any] = {"images": len(dataset), "batch": batch, "imgsz": int(trainer.args.imgsz), "workers": {}}
     build = import_module("ultralytics.data").build_dataloader

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from yolo_patches.activation import activation
+from yolo_patches.upstreams.ultralytics import batch_parts
 from yolo_patches.upstreams.ultralytics.examination import unrepaired
 from yolo_patches.validation import host_memory
 
@@ -182,7 +183,7 @@ def loader_speed(loader: Any, seconds: float) -> float:
         if number <= ahead:
             begun = now
             continue
-        images += len(batch["img"])
+        images += batch_parts.images(batch) or len(batch["img"])
         if now > begun + seconds:
             return images / (now - begun)
     return 0.0

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from yolo_patches.loading.finishing import LEFT
 from yolo_patches.loading.labels import Label
-from yolo_patches.loading.part import Part, alike, is_near
+from yolo_patches.loading.part import DIFFERS, Part, alike, is_near
 from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import random_numbers
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
@@ -23,6 +24,7 @@ from yolo_patches.upstreams.ultralytics.sample_canvas import CANVAS, canvas_step
 from yolo_patches.upstreams.ultralytics.sample_functions import CALLS, FUNCTIONS, functions, settle_polygons
 from yolo_patches.upstreams.ultralytics.sample_objects import OUTLINES, WARPED, Outlines, has_outlines, object_steps
 from yolo_patches.upstreams.ultralytics.sample_operations import OPERATIONS, is_known
+from yolo_patches.upstreams.ultralytics.sample_remainders import REMAINDER, Collated, Remainders, is_plain, leaving
 from yolo_patches.wrapping import instead
 
 #: Samples that are made both ways before the first loader.
@@ -31,8 +33,13 @@ PROBED = 4
 REMEMBERED = ("ims", "im_hw0", "im_hw", "buffer")
 
 
-def samples(dataset: Any) -> Samples:
-    """Return what is known of a data set: upstream's own transforms and functions, unmodified."""
+def samples(dataset: Any, kept: str = "") -> Samples:
+    """Return what is known of a data set: upstream's own transforms and functions, unmodified.
+
+    Args:
+        dataset: Upstream's, or a user's.
+        kept: Why its last pixels cannot be left undone; empty where that is up to the data set.
+    """
     found = set()
     if is_upstreams(dataset) and hasattr(dataset, "transforms"):
         known = [one for one in _transforms(dataset.transforms) if is_known(one)]
@@ -43,7 +50,12 @@ def samples(dataset: Any) -> Samples:
         found |= {part for one in chains for part in sequence_steps(one, dataset)}
         if WARPED in found and has_outlines(dataset):
             found.add(OUTLINES)
-    return Samples(frozenset(found))
+        kept = kept or (
+            "" if is_plain(dataset) else "colours, flips and channels are not the last that is done to images"
+        )
+        if not kept:
+            found.add(LEFT)
+    return Samples(frozenset(found), kept=kept)
 
 
 class InPlace:
@@ -63,8 +75,12 @@ class InPlace:
         self._dataset = dataset
         if "polygons" in self._parts:
             settle_polygons(self._parts["polygons"])
+        self._remainders = None if seam.finishing is None else Remainders(dataset, seam.ledger)
+        self._finishing = seam.finishing
         before = dataset.transforms, dict(vars(dataset))
         try:
+            if self._remainders is not None:
+                dataset.collate_fn = Collated(type(dataset).collate_fn)
             self._transform(dataset.transforms)
             dataset.build_transforms = Rebuilt(dataset, self._transform)
             if OUTLINES in self._parts:
@@ -85,10 +101,14 @@ class InPlace:
                     ours = CALLS[part](self._parts[part], vars(module)[name])
                     stack.enter_context(instead(module, name, ours))
 
-    def probe(self, dataset: Any) -> str:
+    def probe(self, dataset: Any, device: Any = "cpu") -> str:
         """Make samples both ways; return what is wrong, with upstream's ways in place, or nothing.
 
         Afterwards random numbers, and what the data set remembers, are as if nothing had happened.
+
+        Args:
+            dataset: The data set.
+            device: On which the last pixels of samples are done.
         """
         for index in range(min(PROBED, len(dataset))):
             theirs, ours = (self._made(dataset, index, on) for on in (False, True))
@@ -97,24 +117,41 @@ class InPlace:
             if ours is None or not self._same(theirs, ours):
                 self._ledger.switch(False)
                 return f"sample {index} of the training set had other contents than upstream's"
+            if self._finishing is not None and not self._finishing.off:
+                with leaving():
+                    ours = self._made(dataset, index, True, device)
+                if ours is None or not self._same(theirs, ours):
+                    self._finishing.stop(f"sample {index} came out otherwise than upstream's", DIFFERS)
+        if self._finishing is not None:
+            self._finishing.begin()
         return ""
 
     def _same(self, theirs: list[Any], ours: list[Any]) -> bool:
         """Return whether samples are the same; images may be nearly so where that was asked for."""
-        if self._near:
+        if self._near or self._finishing is not None:
             for (name, image), other in zip(theirs[0], ours[0]):
                 if name == "img" and is_near(other[1], image):
                     other[1] = image
         return alike(theirs, ours)
 
-    def _made(self, dataset: Any, index: int, on: bool) -> list[Any] | None:
-        """Return the contents of a sample and the random numbers after it; None where making it fails."""
+    def _made(self, dataset: Any, index: int, on: bool, device: Any = None) -> list[Any] | None:
+        """Return the contents of a sample and the random numbers after it; None where making it fails.
+
+        Args:
+            dataset: The data set.
+            index: Of the sample.
+            on: Whether what stands in does the work.
+            device: Where pixels are done that have been left undone.
+        """
         self._ledger.switch(on)
         with _unseen(dataset):
             random.seed(index)
             np.random.seed(index)
             try:
-                return [_bits(dataset[index]), random.getstate(), np.random.get_state()]
+                sample = dataset[index]
+                if (left := getattr(sample.get("img"), REMAINDER, None)) is not None:
+                    sample["img"] = self._finishing.once(sample["img"][None], [left], device)[0].cpu()
+                return [_bits(sample), random.getstate(), np.random.get_state()]
             except Exception:  # of whatever kind: a data set that is read at all is compared
                 return None
             finally:
@@ -130,6 +167,8 @@ class InPlace:
             for part, steps in sequence_steps(composition, self._dataset).items():
                 for transform, method, step in steps if part in self._parts else ():
                     setattr(transform, method, step(self._parts[part]))
+        if self._remainders is not None:
+            self._remainders.place(transforms)
 
     def _take_back(self, transforms: Any) -> None:
         for one in _transforms(transforms):
