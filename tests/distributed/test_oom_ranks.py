@@ -56,6 +56,7 @@ def test_a_training_ends_as_without_failures(python, release, digits, tmp_path):
         ["step", 0.5],
         ["validation", 0.4],
         ["detections", 0.3],
+        ["detections", 0.8],
     ]
     jobs = [
         {"arguments": arguments},

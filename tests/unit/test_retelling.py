@@ -37,12 +37,16 @@ def test_what_has_been_told_is_told_again_and_nothing_is_sent_twice(made):
         first = torch.tensor([1.0])
         distributed.all_reduce(first)
         distributed.barrier()
+        seen, again = [None], [None]
+        distributed.all_gather_object(seen, {"found": True})
+        seen[0]["found"] = False  # whoever has been told does with it what he likes
         assert told.again()
         repeated = torch.tensor([1.0])
         distributed.all_reduce(tensor=repeated)
         distributed.barrier()
+        distributed.all_gather_object(again, {"found": True})
         distributed.all_reduce(repeated)  # which comes next for everybody
-    assert (first.item(), repeated.item()) == (11, 21)
+    assert (first.item(), repeated.item(), again) == (11, 21, [{"found": True}])
     assert made == ["all_reduce", "barrier", "all_reduce"]
     distributed.all_reduce(repeated)
     assert made[3:] == ["all_reduce"]

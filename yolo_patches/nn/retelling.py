@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from torch import distributed
 
 from yolo_patches.wrapping import instead
 
-#: Exchanges in place: of one tensor, or of none.
-KEPT = ("all_reduce", "barrier", "broadcast", "reduce")
+#: Exchanges whose results are kept: those in place, and objects that everybody tells everybody. What only one rank is
+#: told may be all detections.
+KEPT = ("all_gather_object", "all_reduce", "barrier", "broadcast", "reduce")
 #: All others, whose results are not kept.
 OTHERS = (
     "all_gather",
     "all_gather_into_tensor",
-    "all_gather_object",
     "all_to_all",
     "all_to_all_single",
     "batch_isend_irecv",
@@ -42,13 +43,13 @@ OTHERS = (
 class Retelling:
     """Keeps what ranks tell this one while it stands, so that it can go through the same exchanges once more, alone.
 
-    After `again` an exchange that has been made is not made: its tensor becomes what it was after it. The others wait
-    for the next one meanwhile, and are told nothing twice. What this rank has told them stays, so whatever is made
-    again must come to the same.
+    After `again` an exchange that has been made is not made: its tensor or list becomes what it was after it. The
+    others wait for the next one meanwhile, and are told nothing twice. What this rank has told them stays, so whatever
+    is made again must come to the same.
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[str, torch.Tensor | None]] = []
+        self._kept: list[tuple[str, Any]] = []
         self._next = 0
         self._lost = False
         self._stack = ExitStack()
@@ -74,20 +75,28 @@ class Retelling:
         return not self._lost
 
     def _made(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        tensor: Any = args[0] if args else kwargs.get("tensor")
+        first: Any = args[0] if args else kwargs.get("object_list" if name == "all_gather_object" else "tensor")
         if self._next < len(self._kept):
             made, told = self._kept[self._next]
             self._next += 1
             if made != name:
                 raise RuntimeError(f"the other ranks have been through {made}, and this one comes to {name}")
-            if told is not None:
+            if isinstance(told, torch.Tensor):
                 with torch.no_grad():
-                    tensor.copy_(told)
+                    first.copy_(told)
+            elif told is not None:
+                first[:] = deepcopy(told)
             return None
         keeps, self._lost = not self._lost and name in KEPT, True
         result = function(*args, **kwargs)
         if keeps and result is None:  # else it is asynchronous
-            self._kept.append((name, None if name == "barrier" else tensor.detach().clone()))
+            self._kept.append((name, _copy(first)))
             self._next += 1
             self._lost = False
         return result
+
+
+def _copy(told: Any) -> Any:
+    if isinstance(told, torch.Tensor):
+        return told.detach().clone()
+    return deepcopy(told) if isinstance(told, list) else None
