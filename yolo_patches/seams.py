@@ -275,13 +275,13 @@ class WarmUp(Seam):
 
 @dataclass
 class Step(Act):
-    """The optimizer's step: unscaling, clipping, applying, and what upstream does with its EMA after it.
+    """The optimizer's step: unscaling, clipping, applying, and the EMA after it; in scripts, applying alone.
 
     It may be repeated by whoever has put back everything that the failed one has changed, and by nobody else.
 
     Attributes:
         optimizer: A torch optimizer.
-        accumulate: Micro-steps whose gradients it applies.
+        accumulate: Micro-steps whose gradients it applies; 0 where that cannot be told.
         averaged: Returns the tensors of the EMA.
         holders: Objects whose attributes the step changes: the EMA's counter, the scaler of mixed precision.
     """

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,20 @@ from tests.conftest import NEWEST, ROOT, entry
 
 SCRIPT = ROOT / "tests" / "distributed" / "shared_cache_rank.py"
 RANKS = 2
+OUTSIDE = "killed from outside"
+
+
+def _words(out, data, patches, **more):
+    """Return the words of a launcher whose ranks train."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = {
+        "data": data, "imgsz": 64, "epochs": 1, "batch": 8, "plots": False, "device": "cpu",
+        "cache": "ram", "workers": 1, "project": str(out), "name": "run", "patches": patches, "out": str(out), **more,
+    }  # fmt: skip
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-port", str(port))
+    return [sys.executable, *launcher, str(SCRIPT), json.dumps(job)]
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +43,8 @@ def trained(environment, digits, release, tmp_path_factory):
     @functools.cache
     def train(patches, version=NEWEST, limit=0):
         out = tmp_path_factory.mktemp("run")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        job = {
-            "data": digits(train=24, val=12), "imgsz": 64, "epochs": 1, "batch": 8, "plots": False, "device": "cpu",
-            "cache": "ram", "workers": 1, "project": str(out), "name": "run", "patches": patches, "out": str(out),
-            "limits": {"0": limit} if limit else {},
-        }  # fmt: skip
-        launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-port", str(port))
         done = subprocess.run(
-            [sys.executable, *launcher, SCRIPT, json.dumps(job)],
+            _words(out, digits(train=24, val=12), patches, limits={"0": limit} if limit else {}),
             cwd=out,
             env={**environment, **release(version)},
             capture_output=True,
@@ -81,3 +91,62 @@ def test_where_the_first_rank_cannot_share_each_keeps_its_own(trained):
         assert limited[rank]["train"]["memory"] is None
         assert limited[rank]["train"]["pixels"] == plain[rank]["train"]["pixels"]
         assert limited[rank]["weights"] == plain[rank]["weights"]
+
+
+@pytest.mark.parametrize("fault", ["raises while it decodes", "killed while it decodes", "raises in a step", OUTSIDE])
+def test_nothing_is_left_of_a_run_that_ends_in_the_middle(fault, environment, digits, release, tmp_path):
+    """No memory, no process, and no rank that waits for images that will not come."""
+    before = {path.name for path in Path("/dev/shm").iterdir()}
+    mark = uuid.uuid4().hex
+    run = subprocess.Popen(
+        _words(tmp_path, digits(train=24, val=12), "torchrun,shared-cache", fault=[fault, int("step" in fault)]),
+        cwd=tmp_path,
+        env={**environment, **release(NEWEST), "MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        if fault == OUTSIDE:
+            until(lambda: all((tmp_path / f"{rank}.step").exists() for rank in range(RANKS)), 120)
+            assert holders(mark), "the images are in such a memory"
+            for process in marked(mark):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        log, _ = run.communicate(timeout=120)
+        assert run.returncode != 0
+        if "decodes" in fault:
+            assert (tmp_path / "fault").exists() and not (tmp_path / "0.step").exists(), log[-3000:]
+        else:
+            memories = {tuple(json.loads(file.read_text())["train"]["memory"]) for file in tmp_path.glob("*.step")}
+            assert len(memories) == 1, log[-3000:]
+        until(lambda: not marked(mark), 30)
+        assert holders(mark) == []
+        assert {path.name for path in Path("/dev/shm").iterdir()} <= before
+    finally:
+        for process in marked(mark):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def until(condition, seconds):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it hangs"
+        time.sleep(0.05)
+
+
+def marked(mark):
+    """Return the processes with a mark in their environment."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
+
+
+def holders(mark):
+    """Return those of them that hold images in shared memory."""
+    return [pid for pid in marked(mark) if "memfd:yolo-patches-images" in Path(f"/proc/{pid}/maps").read_text()]

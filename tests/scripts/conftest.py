@@ -7,6 +7,10 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -155,6 +159,52 @@ def drive(python, tmp_path):
         logs = dict(log.split("\n", 1) for log in re.split("^=== ", done.stderr, flags=re.MULTILINE)[1:])
         seen = json.loads(file.read_text())
         return {run["name"]: {**run, "log": logs[run["name"]]} for run in seen}
+
+    return start
+
+
+def ports(number):
+    """Return so many free ports."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    found = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return found
+
+
+@pytest.fixture
+def ranks(environment, tmp_path):
+    """Return a function that has two ranks make several runs by a script, and returns what each has seen of them."""
+
+    def start(root, runs, script, **more):
+        job = json.dumps({"runs": runs, "ports": ports(len(runs)), "out": str(tmp_path / "seen")})
+        started = []
+        for rank in range(2):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+            log = (tmp_path / f"log{rank}").open("w")
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, str(script), job],
+                    cwd=root,
+                    env={**environment, **more, **{name: str(value) for name, value in place.items()}},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+        try:
+            until = time.monotonic() + 300
+            while any(rank.poll() is None for rank in started) and not any(rank.poll() for rank in started):
+                if time.monotonic() > until:
+                    raise subprocess.TimeoutExpired(str(script), 300)
+                time.sleep(0.1)
+        except subprocess.TimeoutExpired:
+            pytest.fail("it hangs: " + "".join((tmp_path / f"log{rank}").read_text()[-1500:] for rank in range(2)))
+        finally:
+            for rank in started:
+                rank.kill()
+        logs = [(tmp_path / f"log{rank}").read_text() for rank in range(2)]
+        assert [rank.returncode for rank in started] == [0, 0], "".join(log[-3000:] for log in logs)
+        return [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
 
     return start
 

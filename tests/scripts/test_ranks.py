@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-import sys
-
 import pytest
 
 from tests.conftest import ROOT
@@ -31,49 +26,6 @@ RUNS = {
 }
 
 
-def ports(number):
-    """Return so many free ports."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    found = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return found
-
-
-@pytest.fixture
-def ranks(environment, tmp_path):
-    """Return a function that has two ranks make several runs, and returns what each rank has seen of each."""
-
-    def start(root, runs):
-        job = json.dumps({"runs": runs, "ports": ports(len(runs)), "out": str(tmp_path / "seen")})
-        started = []
-        for rank in range(2):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
-            log = (tmp_path / f"log{rank}").open("w")
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, str(RANK), job],
-                    cwd=root,
-                    env={**environment, **{name: str(value) for name, value in place.items()}},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-        try:
-            for rank in started:
-                rank.wait(timeout=300)
-        except subprocess.TimeoutExpired:
-            pytest.fail("it hangs: " + "".join((tmp_path / f"log{rank}").read_text()[-1500:] for rank in range(2)))
-        finally:
-            for rank in started:
-                rank.kill()
-        logs = [(tmp_path / f"log{rank}").read_text() for rank in range(2)]
-        assert [rank.returncode for rank in started] == [0, 0], "".join(log[-3000:] for log in logs)
-        return [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
-
-    return start
-
-
 @pytest.mark.parametrize("name", list(RUNS))
 def test_two_ranks_train_on(name, ranks, yolov9, yolov5, models, data, tmp_path):
     root, hyp = {"yolov9": (yolov9, "hyp9.yaml"), "yolov5": (yolov5, "hyp5.yaml")}[name]
@@ -82,7 +34,7 @@ def test_two_ranks_train_on(name, ranks, yolov9, yolov5, models, data, tmp_path)
         words = arguments(models / f"{model}.yaml", data(task), models / hyp, tmp_path, what.replace(" ", "-"), batch=2)
         plots = "default" in patches  # rank 0 traces the model where it plots
         runs.append([what, module, patches, [*map(str, words), *([] if plots else ["--noplots"])], meddles])
-    first, second = ranks(root, runs)
+    first, second = ranks(root, runs, RANK)
     for what, (_, _, _, patches, meddles) in RUNS[name].items():
         folder = tmp_path / what.replace(" ", "-")
         assert (folder / "weights" / "best.pt").is_file()

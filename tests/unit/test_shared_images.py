@@ -135,10 +135,10 @@ if len(sys.argv) > 1:
     shared = SharedImages.attach(Handle.read(sys.argv[1]))
 else:
     filling = Filling(1)
-    filling[0] = np.ones((64, 64, 3), np.uint8)
+    filling[0] = np.ones((8192, 8192, 3), np.uint8)
     shared = filling.finish(None)
     print(shared.handle.text(), flush=True)
-assert shared[0].sum() == 64 * 64 * 3
+assert shared[0].sum() == 3 << 26
 print("reads", flush=True)
 time.sleep(600)
 """
@@ -153,6 +153,7 @@ def test_it_is_gone_when_all_are_killed():
         assert second.stdout.readline() == "reads\n"
         inode = json.loads(handle)["inode"]
         assert {first.pid, second.pid} <= holders(inode)
+        full = shared_mib()
         first.send_signal(signal.SIGKILL)
         first.wait()
         assert holders(inode) == {second.pid}, "the memory outlives the rank that has filled it"
@@ -161,9 +162,18 @@ def test_it_is_gone_when_all_are_killed():
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
-    time.sleep(0.1)
+    ends = time.monotonic() + 10
+    while full - shared_mib() < 150:
+        assert time.monotonic() < ends, "the 192 MiB have come back to the machine"
+        time.sleep(0.05)
     assert holders(inode) == set()
     assert not Path("/dev/shm").is_dir() or set(Path("/dev/shm").iterdir()) <= names
+
+
+def shared_mib():
+    """Return how much memory the machine's processes share, in MiB."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["Shmem"].split()[0]) / 1024
 
 
 def holders(inode):

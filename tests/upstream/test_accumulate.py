@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from tests.conftest import NEWEST, ROOT, entry, last_json
+from tests.conftest import NEWEST, ROOT, entry
 from yolo_patches import registry
 from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Batch, Devices, Facts
@@ -23,17 +23,16 @@ DECAY = 0.0005
 
 
 @pytest.fixture(scope="module")
-def accumulated(environment, release, digits, tmp_path_factory):
-    """Return the trainings of one release, made in one process."""
+def accumulated(trainings, digits):
+    """Return a function of a release that returns its trainings."""
 
-    def run(version):
-        folder = tmp_path_factory.mktemp("accumulated")
+    def jobs(folder, version):
         common = {
             "data": digits(), "epochs": 3, "batch": 4, "imgsz": 32, "model": "yolov8n.yaml", "project": str(folder),
             "optimizer": "SGD", "warmup_epochs": 0,
         }  # fmt: skip
         asked = {"patches": "compat,accumulate:effective=12"}
-        jobs = {
+        found = {
             # Upstream's own with nbs=12 and the weight decay that this leads to at nbs=64; the ramp in full.
             "upstream": {**common, "warmup_epochs": 2, "nbs": 12, "weight_decay": DECAY * 12 / 64, "patches": "compat"},
             "patched": {**common, **asked, "warmup_epochs": 2},
@@ -42,34 +41,13 @@ def accumulated(environment, release, digits, tmp_path_factory):
             "linear": {**common, "patches": "compat,accumulate:effective=16,linear-lr:base_batch=8"},
         }
         if version == NEWEST:
-            jobs["disturbed"] = {**common, **asked, "disturbed": True}
-            jobs["plain"] = {**common, "epochs": 1, "nbs": 12, "patches": "compat"}
-            jobs["same"] = {**common, "epochs": 1, "nbs": 12, **asked}
-            jobs["short"] = {**common, "epochs": 1, "patches": "compat,accumulate:effective=48"}
-        done = subprocess.run(
-            [sys.executable, str(TRAININGS), *map(json.dumps, jobs.values())],
-            cwd=folder,
-            env={**environment, **release(version), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},  # YOLO(last.pt)
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        trainings = dict(zip(jobs, last_json(done)))
-        for name, seen in trainings.items():
-            assert seen["error"] is None, (name, seen["error"])
-            seen["plan"] = json.loads((Path(seen["save_dir"]) / "patches.json").read_text())
-            seen["args"] = (Path(seen["save_dir"]) / "args.yaml").read_text()
-        return trainings
+            found["disturbed"] = {**common, **asked, "disturbed": True}
+            found["plain"] = {**common, "epochs": 1, "nbs": 12, "patches": "compat"}
+            found["same"] = {**common, "epochs": 1, "nbs": 12, **asked}
+            found["short"] = {**common, "epochs": 1, "patches": "compat,accumulate:effective=48"}
+        return found
 
-    made = {}
-
-    def get(version):
-        if version not in made:
-            made[version] = run(version)
-        return made[version]
-
-    return get
+    return partial(trainings, TRAININGS, jobs)
 
 
 def made_of(seen):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from tests.conftest import NEWEST, ROOT, entry, last_json
+from tests.conftest import NEWEST, ROOT, entry
 from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Batch, Devices, Facts, Given, Optimization
 from yolo_patches.patches.warmup import Warmup
@@ -19,20 +18,17 @@ BIAS_LR, MOMENTUM = 0.1, (0.8, 0.937)  # upstream's defaults
 
 
 @pytest.fixture(scope="module")
-def warmed(environment, release, digits, tmp_path_factory):
-    """Return the trainings of one release, made in one process."""
-    import subprocess
-    import sys
+def warmed(trainings, digits):
+    """Return a function of a release that returns its trainings."""
 
-    def run(version):
-        folder = tmp_path_factory.mktemp("warmed")
+    def jobs(folder, version):
         common = {"data": digits(), "epochs": 3, "batch": 4, "nbs": 8, "imgsz": 32, "model": "yolov8n.yaml"}
         common["project"] = str(folder)
 
         def job(patches, **more):
             return {**common, "patches": f"compat,{patches}", **more}
 
-        jobs = {
+        found = {
             "exponential": job("warmup:share=0.5:shape=exponential", optimizer="SGD"),
             "constant": job("warmup:epochs=1.5:shape=constant", optimizer="AdamW", lr0=0.001),
             "interrupted": job("warmup:epochs=2:shape=exponential", optimizer="SGD", stop_after=1),
@@ -41,26 +37,11 @@ def warmed(environment, release, digits, tmp_path_factory):
         }
         if version == NEWEST:
             # Twice the base batch: linear-lr would have a warm-up of its own.
-            jobs["muon"] = job("warmup:share=0.25,linear-lr:base_batch=4", optimizer="MuSGD", cos_lr=True)
-            jobs["auto"] = job("warmup:epochs=1", optimizer="auto", epochs=2)
-        done = subprocess.run(
-            [sys.executable, str(TRAININGS), *map(json.dumps, jobs.values())],
-            cwd=folder,
-            env={**environment, **release(version), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},  # YOLO(last.pt)
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        trainings = dict(zip(jobs, last_json(done)))
-        for name, seen in trainings.items():
-            assert seen["error"] is None, (name, seen["error"])
-            seen["plan"] = json.loads((Path(seen["save_dir"]) / "patches.json").read_text())
-            seen["args"] = (Path(seen["save_dir"]) / "args.yaml").read_text()
-        return trainings
+            found["muon"] = job("warmup:share=0.25,linear-lr:base_batch=4", optimizer="MuSGD", cos_lr=True)
+            found["auto"] = job("warmup:epochs=1", optimizer="auto", epochs=2)
+        return found
 
-    cache = {}
-    return lambda version: cache.setdefault(version, None) or cache.__setitem__(version, run(version)) or cache[version]
+    return partial(trainings, TRAININGS, jobs)
 
 
 def formula(shape, share):

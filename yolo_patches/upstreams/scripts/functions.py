@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from yolo_patches.loading_seams import Samples
+from yolo_patches.seams import Step
 from yolo_patches.upstreams import followed_clip, stack
 from yolo_patches.upstreams.fed_loaders import fed
 from yolo_patches.upstreams.scripts import sample_parts
@@ -43,7 +44,7 @@ def stand_in(session: Session, module: ModuleType, script: bool = False) -> None
     Args:
         session: The session.
         module: The module.
-        script: Whether it is the training script, which shall clip gradients and save checkpoints by way of us.
+        script: Whether it is the training script, which shall clip, step and save by way of us.
     """
     gaps = stack.gaps()
     load = stack.TORCH_LOAD in gaps and session.asks(stack.TORCH_LOAD, trusted=True)
@@ -52,7 +53,9 @@ def stand_in(session: Session, module: ModuleType, script: bool = False) -> None
         loader = stack.loader(torch, session.trusts) if load else None
         overlay = stack.torch_overlay(torch, loader, amp, _clip(session) if script else None)
         if script:
-            vars(overlay)["save"] = _save(session)
+            scaler = _scaler(session, overlay.cuda.amp.GradScaler)
+            cuda = stack.Overlay(overlay.cuda, amp=stack.Overlay(overlay.cuda.amp, GradScaler=scaler))
+            vars(overlay).update(save=_save(session), cuda=cuda)
         session.wrapping.replace(module, "torch", overlay)
         session.filled.update({stack.TORCH_LOAD} if load else (), {stack.AMP} if amp else ())
     if stack.NAMES in gaps and vars(module).get("np") is numpy and session.asks(stack.NAMES):
@@ -109,6 +112,18 @@ def _save(session: Session) -> Call:
             session.training.save(write)
 
     return save
+
+
+def _scaler(session: Session, make: Call) -> Call:
+    """Return torch.cuda.amp.GradScaler, around whose steps the patches may stand; scripts make every step by one."""
+
+    def scaler(*args: Any, **kwargs: Any) -> Any:
+        made, training = make(*args, **kwargs), session.training
+        if training is not None:
+            training.lifecycle.attempt(lambda: training.memory.scaled(made), Step)
+        return made
+
+    return scaler
 
 
 def _constructed(session: Session, wrapped: Call, criterion: Any, args: Arguments, kwargs: Keywords) -> None:

@@ -1,8 +1,11 @@
-"""Where a script asks for most of its memory: the forward pass of a step, and predictions of a validation.
+"""Where a script asks for most of its memory: a step's forward pass, the optimizer's step, a validation's predictions.
 
 `train()` is one function: it calls the model, and with what comes of it the criterion. So for one call the model object
 has a forward of ours, which computes nothing and takes itself off; what it returns is for the criterion alone, which
 calls the model then. Nothing of the script's holds predictions while their loss is backpropagated.
+
+DistributedDataParallel prepares its gradients for what the module returns, and in its first step passes it on through a
+node of its own. So the criterion is called within it: it sees a loss, and not predictions that nobody has made yet.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from typing import Any
 import torch
 import wrapt
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from yolo_patches.lifecycle import Lifecycle
 from yolo_patches.memory_seams import MicroStep, Prediction
-from yolo_patches.seams import Normaliser
+from yolo_patches.seams import Normaliser, Step
 from yolo_patches.upstreams.micro_step import Parameters, PartListener
 from yolo_patches.upstreams.next_forward import FORWARD, NextForward
 from yolo_patches.upstreams.normaliser_calls import probing
-from yolo_patches.wrapping import Wrapping
+from yolo_patches.wrapping import Wrapping, bind
 
 #: By what a loss of half precision is multiplied: the script's own scaler is out of reach until it backpropagates.
 HALF_SCALE = 1024.0
@@ -54,18 +58,25 @@ class Memory:
         self._lifecycle = lifecycle
         self._parameters = Parameters()
         self._optimizer: Any = None
-        self._model: Any = None
-        self._next = NextForward()
-        self.forget = self._next.forget
+        self._model: Any = None  # not wrapped
+        self._distributed = False
+        self._next, self._inner = NextForward(), NextForward()
+
+    def forget(self) -> None:
+        """Stand around no call of the model."""
+        self._next.forget()
+        self._inner.forget()
 
     def expect(self, model: Any, optimizer: Any, criterion: Any) -> None:
         """Stand around the next call of the model, which is the step's own; its loss is computed by this criterion."""
         self.forget()
         followed = isinstance(vars(type(criterion)).get("__call__"), wrapt.FunctionWrapper)
-        plain = isinstance(model, torch.nn.Module) and not (hasattr(model, "module") or hasattr(model, "_orig_mod"))
+        distributed = isinstance(model, DistributedDataParallel)
+        module = model.module if distributed else model
+        plain = isinstance(module, torch.nn.Module) and not (hasattr(module, "module") or hasattr(module, "_orig_mod"))
         if not (self._lifecycle.listens(MicroStep) and followed and plain and optimizer is not None):
             return
-        self._optimizer, self._model = optimizer, model
+        self._optimizer, self._model, self._distributed = optimizer, module, distributed
 
         def forward(upstreams: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not torch.is_grad_enabled():
@@ -87,18 +98,52 @@ class Memory:
         if not isinstance(later, Later):
             return criterion(*args, **kwargs)
 
-        def compute(batch: Batch) -> Any:
-            images, labels, more = batch
-            return criterion(later.predict(images), labels, *args[2:], **more)
-
         labels = args[1] if len(args) > 1 else kwargs["targets"]
         batch = later.images, labels, {name: value for name, value in kwargs.items() if name != "targets"}
-        act = self._lifecycle.attempt(lambda: self._act(batch, compute, overlap), MicroStep)
-        return compute(batch) if act is None else self._lifecycle.around(act, lambda: compute(batch))
+
+        def made(predict: Callable[[Tensor], Any]) -> Any:
+            def compute(batch: Batch) -> Any:
+                images, labels, more = batch
+                return criterion(predict(images), labels, *args[2:], **more)
+
+            act = self._lifecycle.attempt(lambda: self._act(batch, compute, overlap), MicroStep)
+            return compute(batch) if act is None else self._lifecycle.around(act, lambda: compute(batch))
+
+        return self._within(later, made) if self._distributed else made(later.predict)
+
+    def _within(self, later: Later, made: Callable[[Callable[[Tensor], Any]], Any]) -> Any:
+        """Return loss and terms that are made within DistributedDataParallel, which sees the loss.
+
+        What it does before and after that, all ranks do together, whatever happens in between.
+        """
+        terms: list[Any] = []
+
+        def forward(upstreams: Callable[..., Any], _: tuple[Any, ...], __: dict[str, Any]) -> Any:
+            loss, *terms[:] = made(upstreams)
+            return loss
+
+        self._inner.expect(self._model, forward)
+        loss = later.predict(later.images)
+        return loss.clone(), *terms  # scripts multiply it in place, which releases of torch forbid for what DDP returns
+
+    def scaled(self, scaler: Any) -> None:
+        """Stand around the optimizer's steps that this gradient scaler makes."""
+        if self._lifecycle.listens(Step):
+            bind(scaler, "step", self._step)
+
+    def _step(self, wrapped: Callable[..., Any], scaler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def act() -> Step:
+            return Step(args[0] if args else kwargs["optimizer"], accumulate=0, holders=(scaler,))
+
+        step = self._lifecycle.attempt(act, Step)
+        if step is None:
+            return wrapped(*args, **kwargs)
+        return self._lifecycle.around(step, lambda: wrapped(*args, **kwargs))
 
     def _act(self, batch: Batch, compute: Callable[[Batch], Any], overlap: bool) -> MicroStep:
         images = batch[0]
         half = images.device.type == "cuda" and torch.is_autocast_enabled()
+        ranks = self._lifecycle.plan.world_size
         return MicroStep(
             images=len(images),
             shape=f"{images.shape[2]} x {images.shape[3]} pixels",
@@ -106,7 +151,7 @@ class Memory:
             compute=compute,
             model=self._model,
             parameters=self._parameters.of(self._optimizer, self._model),
-            scale=lambda: HALF_SCALE if half else 1.0,
+            scale=lambda: (HALF_SCALE if half else 1.0) * ranks,
             sharing=lambda normalisers: probing(PartListener(self._lifecycle, normalisers)),
             share=self._lifecycle.fire if self._lifecycle.listens(Normaliser) else None,
             tell=self._lifecycle.tell,

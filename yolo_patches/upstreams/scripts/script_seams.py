@@ -30,7 +30,6 @@ from yolo_patches.seams import (
 from yolo_patches.step_seams import Accumulation, TargetScores, WarmUpStep
 from yolo_patches.upstreams.scripts import accumulation, source
 from yolo_patches.upstreams.scripts.layout import FUNCTIONS, Layout
-from yolo_patches.upstreams.scripts.script_facts import world_size
 from yolo_patches.validation_seams import Deferral, Evaluation, Judged
 
 #: The event that a script fires on every rank, right before it makes a step.
@@ -72,7 +71,7 @@ def missing(layout: Layout, root: Path, script: str) -> Mapping[type[Seam], str]
         + there.steps()
         + there.does_not_say("hyp['warmup_bias_lr']")
         + there.does_not_say("torch.nn.utils.clip_grad_norm_("),
-        Step: [NO_PLACE],
+        Step: there.does_not_say("torch.cuda.amp.GradScaler(") + there.does_not_say("scaler.step(optimizer)"),
         Clip: there.does_not_say("torch.nn.utils.clip_grad_norm_("),
         EpochEnd: there.loaders(),
         EpochLosses: [NO_PLACE],
@@ -142,8 +141,8 @@ class _Checkout:
 
     def micro_steps(self) -> list[str]:
         """Look for a step that can be made in parts: predictions go to the criterion alone, and a loss is a sum."""
-        if self._layout.scripts[self._name] == "panoptic" or world_size() > 1:
-            return [NO_PLACE]  # the dice loss of stuff is a ratio of sums; ranks' models and losses are called apart
+        if self._layout.scripts[self._name] == "panoptic":
+            return [NO_PLACE]  # the dice loss of stuff is a ratio of sums
         return self.does_not_say("pred = model(imgs)") + self.does_not_say("compute_loss(pred, targets.to(device)")
 
     def criteria(self, modules: tuple[str, ...], assigner: str) -> list[str]:

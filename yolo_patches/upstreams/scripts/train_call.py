@@ -15,7 +15,7 @@ from yolo_patches.errors import PatchesError
 from yolo_patches.facts import Facts
 from yolo_patches.forecast import Forecast, Foreseen, forecasting
 from yolo_patches.lifecycle import Lifecycle
-from yolo_patches.seams import Arguments, OptimizerStep, Save, Seam
+from yolo_patches.seams import Arguments, OptimizerStep, Save, Seam, Step
 from yolo_patches.selection import Selection
 from yolo_patches.upstreams import stack
 from yolo_patches.upstreams.scripts import script_facts, script_seams
@@ -117,7 +117,9 @@ class _Start:
         """Return the seams that the script's own names keep from us."""
         if isinstance(self._names.get("torch"), stack.Overlay):
             return {}
-        return dict.fromkeys((OptimizerStep, Save), f"{self.session.script} does not have torch as its global 'torch'")
+        return dict.fromkeys(
+            (OptimizerStep, Step, Save), f"{self.session.script} does not have torch as its global 'torch'"
+        )
 
     @property
     def _names(self) -> Mapping[str, Any]:
