@@ -6,6 +6,9 @@ figures are medians and the ratio is the median over pairs. Run it in an environ
     python benchmarks/overhead.py [--starts 40] [--imports 8] [--trainings 3] [--json]
 
 Bars: start-up at most 1 ms more, import at most 1.05 times, step at most 1.02 times, with monitor beside none 1.01.
+oom-guard is measured without a failure: its step with the optimizer's in each (nbs=8), which it copies what that
+changes for, and with the optimizer's in one of eight (upstream's nbs=64, warm). accumulate has 32 images a step of the
+optimizer beside upstream's nbs=32.
 """
 
 from __future__ import annotations
@@ -25,20 +28,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Two measurements that take turns, and how often.
+Pair = tuple[Callable[[], float], Callable[[], float], int]
 STEPS = """
 import json, sys, time
 from ultralytics import YOLO
-data, project, patches, clock = sys.argv[1:5]
-now = getattr(time, clock)
+data, project, patches, clock, more = sys.argv[1:6]
+now, more = getattr(time, clock), json.loads(more)
 model, times = YOLO("yolo11n.yaml"), []
 model.add_callback("on_train_batch_start", lambda trainer: times.append(-now()))
 def end(trainer): times[-1] += now()
 model.add_callback("on_train_batch_end", end)
-more = {"patches": patches} if patches else {}
+more |= {"patches": patches} if patches else {}
 model.train(data=data, project=project, epochs=3, imgsz=96, batch=8, device="cpu", plots=False, val=False,
             verbose=False, **more)
 print()
-print(json.dumps(sorted(times[5:])[len(times[5:]) // 2]))
+print(json.dumps([sorted(times[5:])[len(times[5:]) // 2], sum(times[8:]) / len(times[8:])]))
 """
 
 
@@ -65,17 +70,20 @@ def seconds(python: Path, code: str) -> float:
     return time.perf_counter() - begin
 
 
-def step(python: Path, data: str, patches: str, clock: str = "perf_counter") -> float:
-    """Return the median step time of one short training, by a clock of Python's."""
+def step(python: Path, data: str, patches: str, clock: str = "perf_counter", **more: float) -> float:
+    """Return the step time of one short training, by a clock of Python's: the median, or with other arguments the mean.
+
+    There, some steps have one of the optimizer's in them, and others have not.
+    """
     with tempfile.TemporaryDirectory() as project:
         done = subprocess.run(
-            [python, "-c", STEPS, data, project, patches, clock],
+            [python, "-c", STEPS, data, project, patches, clock, json.dumps(more)],
             check=True,
             capture_output=True,
             text=True,
             cwd=project,
         )
-    return float(done.stdout.strip().splitlines()[-1])
+    return float(json.loads(done.stdout.strip().splitlines()[-1])[bool(more)])
 
 
 def pairs(first: Callable[[], float], second: Callable[[], float], count: int) -> dict[str, float]:
@@ -98,7 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=40, help="pairs of interpreter starts")
     parser.add_argument("--imports", type=int, default=8, help="pairs of 'import ultralytics'")
-    parser.add_argument("--trainings", type=int, default=3, help="pairs of trainings, for each of none and all")
+    parser.add_argument("--trainings", type=int, default=3, help="pairs of trainings, for each comparison")
+    parser.add_argument("--only", default="", help="what has this in its name, and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -110,27 +119,40 @@ def main() -> None:
         folder = Path(name)
         without, with_it = environments(folder)
         data = str(make_digits(folder / "digits", train=64, val=8, imgsz=96))
-        wholes = (("start-up", "pass", options.starts), ("import", "import ultralytics", options.imports))
-        for what, code, count in wholes:
-            figures[what] = pairs(lambda: seconds(without, code), lambda: seconds(with_it, code), count)  # noqa: B023
-        for spec in ("none", "all"):
-            figures[f"step, patches={spec}"] = pairs(
-                lambda: step(without, data, ""),
-                lambda: step(with_it, data, spec),  # noqa: B023
+
+        def trainings(patches: tuple[str, str], clock: str, plain: dict[str, float], changed: dict[str, float]) -> Pair:
+            pythons = (with_it if patches[0] else without, with_it)
+            return (
+                lambda: step(pythons[0], data, patches[0], clock, **plain),
+                lambda: step(pythons[1], data, patches[1], clock, **changed),
                 options.trainings,
             )
-        # Processor time: what monitor adds is less than what wall clocks of two trainings differ by.
-        figures["step, monitor, CPU"] = pairs(
-            lambda: step(with_it, data, "none", "process_time"),
-            lambda: step(with_it, data, "monitor", "process_time"),
-            options.trainings,
-        )
+
+        def whole(code: str, count: int) -> Pair:
+            return lambda: seconds(without, code), lambda: seconds(with_it, code), count
+
+        cold = {"warmup_epochs": 0, "optimizer": "AdamW"}
+        each, eighth, half = ({**cold, "nbs": nbs} for nbs in (8, 64, 32))
+        wall, processor = "perf_counter", "process_time"  # the latter where less is added than wall clocks differ by
+        comparisons: dict[str, Pair] = {
+            "start-up": whole("pass", options.starts),
+            "import": whole("import ultralytics", options.imports),
+            "step, patches=none": trainings(("", "none"), wall, {}, {}),
+            "step, patches=all": trainings(("", "all"), wall, {}, {}),
+            "step, monitor, CPU": trainings(("none", "monitor"), processor, {}, {}),
+            "step, oom-guard, nbs=8, CPU": trainings(("none", "oom-guard"), processor, each, each),
+            "step, oom-guard, nbs=64, CPU": trainings(("none", "oom-guard"), processor, eighth, eighth),
+            "step, accumulate, CPU": trainings(("none", "accumulate:effective=32"), processor, half, cold),
+        }
+        for what, pair in comparisons.items():
+            if options.only in what:
+                figures[what] = pairs(*pair)
     if options.json:
         print(json.dumps(figures, indent=2))
         return
     for what, figure in figures.items():
         print(
-            f"{what:20} without {figure['without_ms']:9.2f} ms  with {figure['with_ms']:9.2f} ms  "
+            f"{what:28} without {figure['without_ms']:9.2f} ms  with {figure['with_ms']:9.2f} ms  "
             f"difference {figure['difference_ms']:+7.2f} ms  ratio {figure['ratio']:.3f}"
         )
 
