@@ -190,6 +190,47 @@ def test_outlines_that_wait():
     assert not outlines.is_straight(cv2.getRotationMatrix2D((0, 0), 1, 1)[[0, 1, 1]])
 
 
+def odd_outlines(random):
+    """Return outlines of every kind on a mosaic: cut off, on its borders, mirrored, of one corner, all in one place."""
+    some = []
+    for _ in range(4):
+        steps = [("scale", *random.integers(30, 65, 2).tolist()), ("move", *random.integers(-40, 90, 2).tolist())]
+        steps += [("cut", 128, 128), ("mirror", *((128, 0) if random.random() < 0.5 else (0, 128)))]
+        steps = tuple(steps[: int(random.integers(0, 5))])
+        for kind in random.integers(0, 3, random.integers(1, 5)):
+            count = int(random.integers(1, 40))
+            polygon = (
+                random.uniform(-0.2, 1.2, (count, 2)),
+                random.integers(0, 9, (count, 2)) / 8,
+                np.repeat(random.uniform(0, 1, (1, 2)), count, 0),
+            )[kind]
+            some.append(outlines.Outline(polygon.clip(0, 1).astype(np.float32), 200, steps))
+    return some
+
+
+def test_the_bounds_of_odd_outlines_are_those_of_all_their_points():
+    """Few of the points are resampled; what all of them would show is the same to the last bit."""
+    cut = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        some = odd_outlines(random)
+        scale = random.choice([0.5, 1, 1.5, random.uniform(0.3, 2)])
+        moves = random.choice([0, -32, -16.5, 7.25], 2)
+        matrix = np.array([[scale, 0, moves[0]], [0, scale, moves[1]], [0, 0, 1]], np.float32)
+        points = np.ones((len(some), 200, 3), np.float32)
+        points[..., :2] = outlines.resampled(some)
+        points = (points @ matrix.T)[..., :2]
+        low, high = points.min(1), points.max(1)
+        inside = ((low >= 0) & (high <= (64, 48))).all(1)
+        outside = ((high < 0) | (low > (64, 48))).any(1)
+        expected = np.concatenate((low, high), 1)
+        expected[outside] = 0
+        expected[~(inside | outside)] = outlines.seen(points[~(inside | outside)], 64, 48)
+        assert alike(outlines.bounds(some, matrix, (64, 48)), expected), seed
+        cut += (~(inside | outside)).sum()
+    assert cut > 300
+
+
 def test_what_an_image_shows_of_an_outline():
     """Along a border, through a corner, around everything, and nothing of it."""
     shapes = np.array(

@@ -48,10 +48,12 @@ def scaled(canvas: Canvas, matrix: Any, size: tuple[int, int]) -> Any:
     cut = canvas.cut((left, top, left + width, top + height))
     whole = cv2.resize(cut, None, fx=matrix[0][0], fy=matrix[1][1], interpolation=cv2.INTER_LINEAR)
     covered = slice(max(y, 0), bottom), slice(max(x, 0), right)
+    shown = whole[covered[0].start - y : bottom - y, covered[1].start - x : right - x]
+    if shown.shape[:2] == (size[1], size[0]):
+        return shown
     result = np.empty((size[1], size[0], 3), np.uint8)
-    if (covered[0].start, bottom, covered[1].start, right) != (0, size[1], 0, size[0]):
-        result[:] = GREY
-    result[covered] = whole[covered[0].start - y : bottom - y, covered[1].start - x : right - x]
+    result[:] = GREY
+    result[covered] = shown
     return result
 
 

@@ -83,6 +83,13 @@ def _places(corners: int, points: int) -> tuple[Any, Any]:
     return index, places - index
 
 
+@lru_cache(maxsize=4096)
+def on_edges(corners: int, points: int) -> tuple[Any, list[int]]:
+    """Return how far on its edge each point of `stacked` lies, and the number of each edge's first point."""
+    index, share = _places(corners, points)
+    return share, np.searchsorted(index, np.arange(corners)).tolist()
+
+
 def _resampled(segment: Any, places: Any, numbers: Any) -> Any:
     closed = np.concatenate((segment, segment[:1]))
     result = np.empty((2, len(places)), np.float32)

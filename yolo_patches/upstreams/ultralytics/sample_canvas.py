@@ -132,9 +132,9 @@ class Pasted:
         if isinstance(canvas, Canvas):
             canvas.whole, labels["img"] = (labels["img"] if whole else None), canvas
             mask = np.zeros(canvas.shape[:2], np.uint8)
-            for index in params["selected"]:
-                objects = params["instances2"]
-                outline = objects.outline(index) if hasattr(objects, "outline") else objects.segments[index]
+            objects, selected = params["instances2"], params["selected"]
+            chosen = objects.some(selected) if hasattr(objects, "some") else objects.segments[selected]
+            for outline in chosen if len(selected) else ():
                 cv2.drawContours(mask, outline[None].astype(np.int32), -1, FILLED, cv2.FILLED)
             canvas.pasted += [mask] if len(params["selected"]) else []
         return labels

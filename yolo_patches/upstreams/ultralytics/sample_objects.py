@@ -6,7 +6,7 @@ Releases since 8.4.100 or so have a method for the objects of each transform; in
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
 from importlib import import_module
@@ -97,9 +97,9 @@ def outlined() -> Any:
                 self._points = resampled(self.outlines)
             return self._points
 
-        def outline(self, index: int) -> Any:
-            """Return the points of one, [points, 2]."""
-            return resampled([self.outlines[index]])[0] if self.waits else self._points[index]
+        def some(self, numbers: Sequence[int]) -> Any:
+            """Return the points of at least one, [n, points, 2]."""
+            return resampled([self.outlines[index] for index in numbers]) if self.waits else self._points[numbers]
 
         def boxes(self) -> Any:
             """Return upstream's instances with the boxes alone."""
@@ -248,9 +248,12 @@ class TiledObjects:
         kept, numbers = self._part(upstream, boxes, tiles, side)
         plain = _instances()(kept, objects[0].segments[:0], None, "xyxy", False)
         if any(isinstance(some, outlined()) for some in objects):
+            placed = [
+                (("scale", width, height), ("move", x, y), ("cut", side, side)) for _, width, height, x, y in tiles
+            ]
             every = [
-                outline.then(("scale", width, height), ("move", x, y), ("cut", side, side))
-                for some, (_, width, height, x, y) in zip(objects, tiles)
+                outline.then(*steps)
+                for some, steps in zip(objects, placed)
                 for outline in getattr(some, "outlines", ())
             ]
             plain = outlined()(plain, [every[number] for number in numbers])
