@@ -17,7 +17,7 @@ def trainer(data, project, **overrides):
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     kind = ClassificationTrainer if overrides.get("task") == "classify" else DetectionTrainer
-    common = {"data": data, "project": project, "imgsz": 64, "device": "cpu", "plots": False, "epochs": 50, "seed": 1}
+    common = {"data": data, "project": project, "imgsz": 32, "device": "cpu", "plots": False, "epochs": 50, "seed": 1}
     made = kind(overrides={"model": "yolov8n.yaml", "warmup_epochs": 0, **common, **overrides})
     setup = made._setup_train
     setup(1) if setup.__code__.co_argcount > 1 else setup()
