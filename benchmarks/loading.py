@@ -55,6 +55,7 @@ CASES: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
     "odd segments": ((), "polygons", "segment", {**RECIPE, "translate": 0.5, "mosaic": 0.8, "flipud": 0.5}),
     "turned segments": (photographs.SMALL, "polygons", "segment", {**RECIPE, "degrees": 10.0, "perspective": 0.0005}),
     "pasted later": (photographs.SMALL, "polygons", "segment", {**RECIPE, "copy_paste_mode": "mixup", "cutmix": 0.3}),
+    "pasted seldom": (photographs.SMALL, "polygons", "segment", {**RECIPE, "copy_paste": 0.02}),
     "single class": (photographs.SMALL, "polygons", "segment", {"single_cls": True, "mixup": 0.5}),
 }
 #: Of fast-load.

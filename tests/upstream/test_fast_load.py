@@ -35,6 +35,7 @@ NEW = {
     "odd segments": {"canvas", "colours", "outlines", *OBJECTS},
     "turned segments": {"colours", "boxes on the mosaic", "shares"},
     "pasted later": {"canvas", "colours", "outlines", *OBJECTS},
+    "pasted seldom": {"canvas", "colours", "outlines", *OBJECTS},
 }
 
 

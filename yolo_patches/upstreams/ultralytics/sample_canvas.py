@@ -6,6 +6,7 @@ Releases since 8.4.60 or so have a method for the pixels of each; in older ones 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import cv2
@@ -125,19 +126,29 @@ class Pasted:
     def __call__(self, labels: Any, params: Any = None) -> Any:
         """Paste the mirrored objects that have been chosen, or note which."""
         canvas = labels["img"]
-        whole = isinstance(canvas, Canvas) and canvas.whole is not None
-        if whole or not isinstance(canvas, Canvas):
-            labels["img"] = canvas.whole if whole else canvas
-            labels = type(self._transform).apply_image(self._transform, labels, params)
-        if isinstance(canvas, Canvas):
-            canvas.whole, labels["img"] = (labels["img"] if whole else None), canvas
-            mask = np.zeros(canvas.shape[:2], np.uint8)
-            objects, selected = params["instances2"], params["selected"]
-            chosen = objects.some(selected) if hasattr(objects, "some") else objects.segments[selected]
-            for outline in chosen if len(selected) else ():
-                cv2.drawContours(mask, outline[None].astype(np.int32), -1, FILLED, cv2.FILLED)
-            canvas.pasted += [mask] if len(params["selected"]) else []
+        upstream = partial(type(self._transform).apply_image, self._transform)
+        if not isinstance(canvas, Canvas):
+            return upstream(labels, params)
+        if canvas.whole is not None:
+            canvas.whole = upstream({**labels, "img": canvas.whole}, params)["img"]
+        try:
+            mask = _pasted(canvas, params)
+        except Exception:  # of whatever kind: upstream pastes on the whole canvas
+            whole = canvas.whole is not None
+            return {**labels, "img": canvas.whole} if whole else upstream({**labels, "img": canvas.painted()}, params)
+        canvas.pasted += [] if mask is None else [mask]
         return labels
+
+
+def _pasted(canvas: Canvas, params: Any) -> Any:
+    """Return a mask of what is pasted, [H, W]; None where nothing has been chosen."""
+    objects, selected = params["instances2"], params["selected"]
+    if not len(selected):
+        return None
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    for outline in objects.some(selected) if hasattr(objects, "some") else objects.segments[selected]:
+        cv2.drawContours(mask, outline[None].astype(np.int32), -1, FILLED, cv2.FILLED)
+    return mask
 
 
 class Warped:
