@@ -41,7 +41,6 @@ CHANGES = {
         "samples", "made by upstream's operations", "within 1/255 on average, the last of it on the device"
     ),
 }
-RESULTS = {"exact": "the same", "near": "the same, or pixels within 1/255 on average"}
 
 
 class FastLoad(Patch):
@@ -78,7 +77,7 @@ class FastLoad(Patch):
     def decide(self, facts: Facts) -> Decision:
         """Act on every training set of which anything is known."""
         self._device = facts.devices.kind
-        results = RESULTS.get(self.values["level"], RESULTS["near"])
+        results = "the same" + ("" if self.values["level"] == "exact" else ", or pixels within 1/255 on average")
         return Decision(
             "active",
             f"the parts that cost most are done with less work where the results are {results}",
@@ -106,10 +105,11 @@ class FastLoad(Patch):
         if live.began and any(one.lost for one in self._finishing):
             self.trouble = "loader workers have left pixels undone, and nobody has asked for those batches here"
             return False
-        stood_in = any(bool(ledger.counts[:, CALLS].any()) for ledger in self._ledgers)
-        given = [one for one in self._finishing if one.batches]
-        found = stood_in if not given else all(one.trained_on for one in given)
-        return False if trouble else (True if found else None if not given else False)
+        if trouble:
+            return False
+        if given := [one for one in self._finishing if one.batches]:
+            return all(one.trained_on for one in given)
+        return any(bool(ledger.counts[:, CALLS].any()) for ledger in self._ledgers) or None
 
     def _notes(self, began: bool) -> list[str]:
         """Return what else is to be known of level `device`."""

@@ -229,7 +229,7 @@ class Attachment:
         """Return metrics that are no numbers: results.csv keeps its columns, and says nothing that was not seen."""
         self._unvalidated = True
         metrics = getattr(self.trainer, "metrics", None)
-        if not self._validations:
+        if metrics and not self._validations:  # ranks but the first have none
             metrics = self.lifecycle.attempt(lambda: evaluation.figures(self.trainer)) or metrics
         return (dict.fromkeys(metrics, math.nan) if metrics else metrics), None
 
