@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ROOT / "tests" / "absent.py"
 FORKED = ROOT / "tests" / "forked.py"
@@ -105,9 +107,65 @@ def digits(tmp_path_factory):
     return make
 
 
+class Forks:
+    """A process that has imported what every training imports, and becomes one for each request (`tests/forked.py`).
+
+    Args:
+        words: How it is started.
+        environment: What it is started with.
+
+    Attributes:
+        environment: What it is started with.
+        interpreter: A file that can be run in place of the interpreter.
+    """
+
+    def __init__(self, words, environment):
+        self._folder = tempfile.mkdtemp(prefix="forks")
+        self._address = str(Path(self._folder, "socket"))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._address)
+            listener.listen()
+            number = listener.fileno()
+            command = [*words, str(FORKED), "serve", str(number)]
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, env=environment, stdin=subprocess.PIPE, pass_fds=(number,)
+            )
+        self.environment = environment
+        self.interpreter = str(Path(self._folder, "python"))
+        Path(self.interpreter).write_text(f'#!/bin/sh\nexec {sys.executable} -SEI {FORKED} ask {self._address} "$@"\n')
+        Path(self.interpreter).chmod(0o755)
+
+    def run(self, words, folder, environment, timeout):
+        """Return a finished process, as `subprocess.run` does; raise its TimeoutExpired."""
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as out,
+            tempfile.TemporaryFile("w+", errors="replace") as err,
+        ):
+            with open(os.devnull) as nothing:
+                files = tuple(file.fileno() for file in (nothing, out, err))
+                stream = forked.ask(self._address, words, environment, str(folder), files)
+            child = int(stream.readline())
+            clock = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+            clock.start()
+            status = int(stream.readline())
+            if not clock.is_alive():
+                raise subprocess.TimeoutExpired(words, timeout)
+            clock.cancel()
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read())
+        return subprocess.CompletedProcess(words, status, *texts)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        shutil.rmtree(self._folder)
+
+
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Return the environment of child processes: no network, a font in place, one thread, nothing selected."""
+def server(tmp_path_factory):
+    """Return what becomes child processes whose environment has no network, a font in place and nothing selected."""
     folder = tmp_path_factory.mktemp("config")
     import matplotlib
 
@@ -116,7 +174,21 @@ def environment(tmp_path_factory):
     dropped = ("YOLO_PATCHES", "PYTEST_", "PYTHONDONTWRITEBYTECODE")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
     folders = {"YOLO_CONFIG_DIR": str(folder), "YOLOV5_CONFIG_DIR": str(folder)}
-    return {**kept, **folders, "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
+    server = Forks((sys.executable,), {**kept, **folders, "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"})
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def environment(server):
+    """Return the environment of child processes, in which torchrun's ranks begin where their imports have ended."""
+    return {**server.environment, "PYTHON_EXEC": server.interpreter}
+
+
+@pytest.fixture(scope="session")
+def interpreter(server):
+    """Return what stands for `sys.executable` in a command, and begins where its imports have ended."""
+    return server.interpreter
 
 
 @pytest.fixture(scope="session")
@@ -134,60 +206,21 @@ def release():
     return select
 
 
-class Forks:
-    """A process that has imported what every training imports, and becomes one for each request (`tests/forked.py`).
-
-    Args:
-        words: How it is started.
-        environment: What it is started with.
-    """
-
-    def __init__(self, words, environment):
-        folder = tempfile.mkdtemp(prefix="forks")
-        address = str(Path(folder, "socket"))
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(address)
-            listener.listen()
-            listener.settimeout(120)
-            self._process = subprocess.Popen([*words, str(FORKED), address], cwd=folder, env=environment)
-            self._stream = listener.accept()[0].makefile("rw")
-        shutil.rmtree(folder)
-
-    def run(self, words, folder, environment, timeout):
-        """Return a finished process, as `subprocess.run` does; raise its TimeoutExpired."""
-        with tempfile.TemporaryDirectory() as kept:
-            files = {"out": str(Path(kept, "out")), "err": str(Path(kept, "err"))}
-            request = {"words": words, "folder": str(folder), "environment": environment, **files}
-            print(json.dumps(request), file=self._stream, flush=True)
-            child = int(self._stream.readline())
-            clock = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
-            clock.start()
-            status = int(self._stream.readline())
-            if not clock.is_alive():
-                raise subprocess.TimeoutExpired(words, timeout)
-            clock.cancel()
-            texts = [Path(file).read_text(errors="replace") for file in files.values()]
-        return subprocess.CompletedProcess(words, status, *texts)
-
-    def close(self):
-        self._stream.close()
-        self._process.wait()
-
-
 @pytest.fixture(scope="session")
-def forks(environment):
+def forks(server):
     """Return a function of an interpreter's words and environment that gives the process which becomes its children."""
-    started = {}
+    started = {((sys.executable,), None): server}
 
     def get(words, **variables):
         key = (words, variables.get("ABSENT_BLOCK"))
         if key not in started:
-            started[key] = Forks(words, {**environment, **variables})
+            started[key] = Forks(words, {**server.environment, **variables})
         return started[key]
 
     yield get
     for each in started.values():
-        each.close()
+        if each is not server:
+            each.close()
 
 
 @pytest.fixture
@@ -200,7 +233,7 @@ def python(environment, forks, tmp_path):
         Args:
             absent: yolo_patches cannot be imported.
             hook: False: the start-up hook has not run.
-            fresh: An interpreter from its start, not one that has imported torch.
+            fresh: An interpreter from its start, not one that has imported torch; so are the ranks that it launches.
         """
         command, before = (sys.executable,), {}
         if absent or not hook:
@@ -209,6 +242,8 @@ def python(environment, forks, tmp_path):
             before["ABSENT_PATH"] = json.dumps([p for p in sys.path if p.endswith("-packages") or not absent])
             before["ABSENT_BLOCK"] = "1" if absent else "0"
         words, variables = [str(word) for word in words], {**environment, **before, **variables}
+        if fresh or before:
+            del variables["PYTHON_EXEC"]
         if fresh:
             done = subprocess.run(
                 [*command, *words], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=timeout

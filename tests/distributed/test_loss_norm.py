@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -58,12 +57,12 @@ def of_release(version):
 
 
 @pytest.fixture(scope="module")
-def measure(environment, tmp_path_factory):
+def measure(environment, interpreter, tmp_path_factory):
     """Return a function that starts ranks once for a list of cases and returns their rows."""
 
     def run(ranks, cases, **variables):
         output = tmp_path_factory.mktemp("gradients") / "rows.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        command = [interpreter, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         done = subprocess.run(
             [*command, ROOT / "tests/distributed/loss_norm_rank.py", output, json.dumps(cases)],
             env={**environment, **variables},

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,11 @@ RUNS = ROOT / "tests" / "upstream" / "oom_runs.py"
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_every_rank_makes_the_step(environment, tmp_path, ranks):
+def test_every_rank_makes_the_step(environment, interpreter, tmp_path, ranks):
     points = 3 if ranks == 2 else 1
     started = [
         subprocess.Popen(
-            [sys.executable, str(RANK), str(rank), str(ranks), str(tmp_path / "store"), str(points)],
+            [interpreter, str(RANK), str(rank), str(ranks), str(tmp_path / "store"), str(points)],
             env={**environment, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -33,18 +33,18 @@ def _words(out, data, patches, **more):
         "cache": "ram", "workers": 1, "project": str(out), "name": "run", "patches": patches, "out": str(out), **more,
     }  # fmt: skip
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-port", str(port))
-    return [sys.executable, *launcher, str(SCRIPT), json.dumps(job)]
+    return [*launcher, str(SCRIPT), json.dumps(job)]
 
 
 @pytest.fixture(scope="module")
-def trained(environment, digits, release, tmp_path_factory):
+def trained(environment, interpreter, digits, release, tmp_path_factory):
     """Return a function that trains two ranks and returns what each has seen, the plan and the output."""
 
     @functools.cache
     def train(patches, version=NEWEST, limit=0):
         out = tmp_path_factory.mktemp("run")
         done = subprocess.run(
-            _words(out, digits(train=24, val=12), patches, limits={"0": limit} if limit else {}),
+            [interpreter, *_words(out, digits(train=24, val=12), patches, limits={"0": limit} if limit else {})],
             cwd=out,
             env={**environment, **release(version)},
             capture_output=True,
@@ -98,11 +98,14 @@ def test_nothing_is_left_of_a_run_that_ends_in_the_middle(fault, environment, di
     """No memory, no process, and no rank that waits for images that will not come."""
     before = {path.name for path in Path("/dev/shm").iterdir()}
     mark = uuid.uuid4().hex
+    # Ranks that begin elsewhere have not this environment, by which they are found.
+    own = {**release(NEWEST), "MARK": mark, "PYTHON_EXEC": sys.executable}
+    faults = {"fault": [fault, int("step" in fault)]}
     log = tmp_path / "log"  # no pipe: whoever is left would keep it open, and be waited for
     run = subprocess.Popen(
-        _words(tmp_path, digits(train=24, val=12), "torchrun,shared-cache", fault=[fault, int("step" in fault)]),
+        [sys.executable, *_words(tmp_path, digits(train=24, val=12), "torchrun,shared-cache", **faults)],
         cwd=tmp_path,
-        env={**environment, **release(NEWEST), "MARK": mark},
+        env={**environment, **own},
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,

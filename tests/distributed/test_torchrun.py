@@ -18,17 +18,17 @@ import pytest
 
 from tests.conftest import NEWEST, OLDEST, ROOT, last_json
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+TORCHRUN = ("-m", "torch.distributed.run")
 OURS = ("-m", "yolo_patches")
 SCRIPT = ROOT / "tests" / "e2e" / "train.py"
 
 
 @pytest.fixture
-def start(environment, digits, tmp_path):
+def start(environment, interpreter, digits, tmp_path):
     """Return a function that starts a launcher and returns its process; its output goes to `log`."""
     started = []
 
-    def run(*launcher, command=OURS, ranks=2, epochs=1, batch=8, patches="all", name="train", **variables):
+    def run(*launcher, command=OURS, ranks=2, epochs=1, batch=8, patches="all", name="train", fresh=False, **variables):
         arguments = {
             "model": "yolov8n.yaml",
             "data": digits(train=16, val=12),
@@ -42,12 +42,13 @@ def start(environment, digits, tmp_path):
             "name": name,
         }
         log = tmp_path / f"{name}-{len(started)}.log"
+        python = sys.executable if fresh else interpreter
         with log.open("w") as output:
             process = subprocess.Popen(
-                [*TORCHRUN, "--nproc-per-node", str(ranks), *launcher, *command, "train"]
+                [python, *TORCHRUN, "--nproc-per-node", str(ranks), *launcher, *command, "train"]
                 + [f"{key}={value}" for key, value in arguments.items()],
                 cwd=tmp_path,
-                env={**environment, **variables},
+                env={**environment, "PYTHON_EXEC": python, **variables},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -107,7 +108,7 @@ def check_run(run, log, ranks, epochs):
 
 
 def test_two_ranks_train_to_the_end(start, release, tmp_path):
-    log = succeeds(start(epochs=2, **release(NEWEST)))
+    log = succeeds(start(epochs=2, fresh=True, **release(NEWEST)))
     check_run(tmp_path / "runs" / "train", log, 2, (1, 2))
 
 
@@ -138,7 +139,7 @@ def test_two_launchers_are_two_nodes(start, release, tmp_path):
 
 
 def test_a_killed_rank_ends_the_run(start, release, tmp_path):
-    launcher = start(epochs=1000, **release(NEWEST))
+    launcher = start(epochs=1000, fresh=True, **release(NEWEST))
     results = tmp_path / "runs" / "train" / "results.csv"
     deadline = time.monotonic() + 120
     while not results.exists() and launcher.poll() is None and time.monotonic() < deadline:
@@ -168,7 +169,7 @@ def test_one_rank_trains_as_without_a_launcher(python, release, digits, tmp_path
     job = {"model": "yolov8n.yaml", "data": digits(train=16, val=12), "epochs": 1, "batch": 8}
     words = [json.dumps({**job, "project": str(tmp_path / spec), "patches": spec}) for spec in ("none", "torchrun")]
     plain = last_json(python(SCRIPT, words[0], **release(OLDEST)))[0]
-    launched = last_json(python(*TORCHRUN[1:], "--nproc-per-node", "1", SCRIPT, words[1], **release(OLDEST)))[0]
+    launched = last_json(python(*TORCHRUN, "--nproc-per-node", "1", SCRIPT, words[1], **release(OLDEST)))[0]
     for what in ("model", "ema", "metrics"):
         assert launched[what] == plain[what], what
     plan = json.loads(Path(launched["save_dir"], "patches.json").read_text())
@@ -194,4 +195,4 @@ def test_nodes_need_not_share_a_file_system(python, tmp_path):
         "assert trainer.best is best and best.exists() is (rank == 0)\n"
         "distributed.destroy_process_group()\n"
     )
-    python(*TORCHRUN[1:], "--nproc-per-node", "2", script)
+    python(*TORCHRUN, "--nproc-per-node", "2", script)

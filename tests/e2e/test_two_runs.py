@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 
 from tests.conftest import ROOT, entry
@@ -12,14 +11,14 @@ from tests.conftest import ROOT, entry
 BATCHES = {"first": 8, "second": 4}
 
 
-def test_patches_json_is_whole_at_any_time(digits, environment, tmp_path):
+def test_patches_json_is_whole_at_any_time(digits, environment, interpreter, tmp_path):
     project = tmp_path / "runs"
     project.mkdir()
     script, data, (first, second) = ROOT / "tests" / "e2e" / "two_runs.py", digits(), BATCHES
     runs = {}
     for name, other in ((first, second), (second, first)):
         with (tmp_path / name).open("w") as log:
-            command = [sys.executable, script, data, project, name, other, BATCHES[name]]
+            command = [interpreter, script, data, project, name, other, BATCHES[name]]
             runs[name] = subprocess.Popen(
                 [*map(str, command)], cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT
             )

@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -173,7 +172,7 @@ def ports(number):
 
 
 @pytest.fixture
-def ranks(environment, tmp_path):
+def ranks(environment, interpreter, tmp_path):
     """Return a function that has two ranks make several runs by a script, and returns what each has seen of them."""
 
     def start(root, runs, script, **more):
@@ -184,7 +183,7 @@ def ranks(environment, tmp_path):
             log = (tmp_path / f"log{rank}").open("w")
             started.append(
                 subprocess.Popen(
-                    [sys.executable, str(script), job],
+                    [interpreter, str(script), job],
                     cwd=root,
                     env={**environment, **more, **{name: str(value) for name, value in place.items()}},
                     stdout=log,

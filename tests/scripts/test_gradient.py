@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -39,7 +38,7 @@ PATCHED = "sync-bn,loss-norm"
 
 
 @pytest.fixture(scope="module", params=["yolov9", "yolov5"])
-def results(request, yolov9, yolov5, models, environment, tmp_path_factory):
+def results(request, yolov9, yolov5, models, environment, interpreter, tmp_path_factory):
     """Return the cases' names, and the results of one process and of two ranks, by case, batch and specification."""
     folder = tmp_path_factory.mktemp("gradients")
     root, cases = {"yolov9": yolov9, "yolov5": yolov5}[request.param], CASES[request.param]
@@ -52,7 +51,7 @@ def results(request, yolov9, yolov5, models, environment, tmp_path_factory):
             for spec in specs
         ]
         out = folder / f"{len(launcher)}.pt"
-        command = [sys.executable, *launcher, str(RANK), json.dumps({"cases": rows, "out": str(out)})]
+        command = [interpreter, *launcher, str(RANK), json.dumps({"cases": rows, "out": str(out)})]
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-4000:]
         return torch.load(out)

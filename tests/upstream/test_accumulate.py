@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -125,14 +124,14 @@ def test_a_run_shorter_than_one_step_makes_one(accumulated):
     assert "the whole run has 4 batches: they are one step" in entry(seen["plan"], "accumulate")["notes"]
 
 
-def test_two_ranks_make_a_step_of_the_global_batch(environment, release, digits, tmp_path):
+def test_two_ranks_make_a_step_of_the_global_batch(environment, interpreter, release, digits, tmp_path):
     job = {
         "model": "yolov8n.yaml", "data": digits(), "project": str(tmp_path), "name": "run", "epochs": 2, "batch": 8,
         "imgsz": 32, "optimizer": "SGD", "warmup_epochs": 0,
         "patches": "torchrun,accumulate:effective=16,linear-lr:base_batch=8",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(TRAININGS), json.dumps(job)],
+        [interpreter, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(TRAININGS), json.dumps(job)],
         cwd=tmp_path,
         env={**environment, **release(NEWEST)},
         capture_output=True,

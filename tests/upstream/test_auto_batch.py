@@ -13,23 +13,25 @@ from yolo_patches.upstreams.ultralytics.trials import OUT_OF_MEMORY
 
 
 def test_a_batch_is_found_by_trials_and_trained(yolo, release, digits, tmp_path):
-    """The process of 8 images takes about 1.0 GiB, and each further image 0.02."""
+    """The process of 8 images takes 0.9 to 1.2 GiB by what its machine's libraries take, and each further image 0.02."""
     data = digits("detect", 64, 8)
     words = [
         "train", "model=yolov8n.yaml", f"data={data}", "imgsz=160", "batch=-1", "epochs=1", "device=cpu",
         "plots=False", "val=False", "workers=0", f"project={tmp_path}", "name=run",
-        "patches=auto-batch:memory=1.2,accumulate:effective=32",
+        "patches=auto-batch:memory=1.4,accumulate:effective=32",
     ]  # fmt: skip
     done = yolo(*words, **release(NEWEST))
     plan = json.loads((tmp_path / "run" / "patches.json").read_text())
     mine = entry(plan, "auto-batch")
     assert (mine["status"], mine["verified"]) == ("active", True), mine
-    tried = re.findall(r"(\d+): \d", mine["notes"][0])
-    assert tried[0] == "8" and done.stdout.count("for some steps and a validation") == len(tried) >= 3, mine["notes"]
+    figures = {int(size): float(taken) for size, taken in re.findall(r"(\d+): (\d\.\d+)", mine["notes"][0])}
+    tried = list(figures)
+    assert tried[0] == 8 and done.stdout.count("for some steps and a validation") == len(tried) >= 3, mine["notes"]
     batch = mine["changes"][0]["patched"]
     assert batch in (8, 16) and plan["global_batch"] == batch  # divisors of nbs
     assert f"batch: {batch}\n" in (tmp_path / "run" / "args.yaml").read_text()
-    assert "8: 1.0" in mine["notes"][0] or "8: 0.9" in mine["notes"][0], mine["notes"]
+    assert 0.8 < figures[8] < figures[16] < 1.6, mine["notes"]
+    assert figures[batch] <= 1.4, "what is trained fits"
     assert entry(plan, "accumulate")["reason"] == f"effective batch 32 = {32 // batch} batches of {batch}"
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "trials leave nothing behind"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -163,12 +162,12 @@ def contents(root):
 
 
 @pytest.fixture(scope="module", params=[FLOOR, NEWEST])
-def examined(request, sets, environment, release, tmp_path_factory):
+def examined(request, sets, environment, interpreter, release, tmp_path_factory):
     """Return doctor's answers about every training above, and what it left behind."""
     home = tmp_path_factory.mktemp("home")
     # The oldest release reads weights as torch did before 2.6.
     where = {**environment, **release(request.param), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    subprocess.run([sys.executable, "-c", WEIGHTS], cwd=home, env=where, check=True, capture_output=True)
+    subprocess.run([interpreter, "-c", WEIGHTS], cwd=home, env=where, check=True, capture_output=True)
 
     def words(changed, data):
         values = {**SOUND, "data": sets / data / "data.yaml", **changed}
@@ -181,7 +180,7 @@ def examined(request, sets, environment, release, tmp_path_factory):
     questions["bad"] = [["model=yolov8n.yaml", "patches=nope"], {}]
     before = contents(sets), sorted(home.rglob("*"))
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/upstream/examined.py", json.dumps(questions, default=str)],
+        [interpreter, ROOT / "tests/upstream/examined.py", json.dumps(questions, default=str)],
         cwd=home,
         env=where,
         capture_output=True,

@@ -57,17 +57,16 @@ SPEC = "all,linear-lr:base_batch=4"
 
 
 @pytest.fixture(scope="module")
-def doctored(tmp_path_factory, environment, digits):
+def doctored(tmp_path_factory, environment, interpreter, digits):
     """Return a function that trains doctored copies of a release, each in a child of one process."""
     import subprocess
-    import sys
 
     def run(version, jobs):
         folder = os.environ.get("YOLO_PATCHES_UPSTREAMS")
         if folder is None or not Path(folder, version).is_dir():
             pytest.skip(f"no release {version}: 'dev.py test' makes a folder of them")
         home = tmp_path_factory.mktemp("doctored")
-        command = [sys.executable, ROOT / "tests/upstream/doctored.py", Path(folder, version), digits(), home]
+        command = [interpreter, ROOT / "tests/upstream/doctored.py", Path(folder, version), digits(), home]
         done = subprocess.run(
             [*map(str, command), json.dumps(jobs)],
             cwd=home,

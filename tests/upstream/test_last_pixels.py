@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def test_trainings(version, python, release, digits, tmp_path):
         assert words in said, (run, one)
 
 
-def test_ranks(environment, release, digits, tmp_path):
+def test_ranks(environment, interpreter, release, digits, tmp_path):
     """Each of two ranks does its own, beside every other patch."""
     common = {"data": digits(), "project": str(tmp_path), "val": True}
     asked = [{**common, "patches": "torchrun"}, {**common, "patches": "all,fast-load:level=device"}]
@@ -62,7 +61,7 @@ def test_ranks(environment, release, digits, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     done = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)),
+        [*(interpreter, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)),
          TRAININGS, json.dumps(asked), tmp_path],
         cwd=tmp_path, env={**environment, **release(NEWEST), "YOLO_PATCHES": "none"}, capture_output=True, text=True,
         timeout=600,

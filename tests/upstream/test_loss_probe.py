@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -75,8 +74,8 @@ UNSHARED = {
 
 
 @pytest.fixture(scope="module")
-def doctored(release, environment):
-    command = [sys.executable, ROOT / "tests/upstream/doctored_losses.py", json.dumps({**SHARED, **UNSHARED})]
+def doctored(release, environment, interpreter):
+    command = [interpreter, ROOT / "tests/upstream/doctored_losses.py", json.dumps({**SHARED, **UNSHARED})]
     done = subprocess.run(command, env={**environment, **release(NEWEST)}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     return last_json(done)

@@ -11,7 +11,7 @@ from tests.conftest import MODELS, NEWEST, OLDEST, RELEASES, ROOT, entry, last_j
 
 DOUBLED = {"detect", "segment", "pose", "classify"}  # where upstream doubles the batch; elsewhere the patch is inert
 TASKS = {version: ["detect", "obb"] for version in RELEASES}
-TASKS[OLDEST] = ["detect", "segment", "pose", "obb", "classify"]
+TASKS[OLDEST] = ["detect", "obb", "classify"]
 TASKS["8.4.60"] = ["detect", "obb", "semantic"]
 TASKS[NEWEST] = list(MODELS)
 

@@ -39,6 +39,38 @@ class Outline(NamedTuple):
         return Outline(self.polygon, self.points, self.steps + steps)
 
 
+class Corners(NamedTuple):
+    """The corners of N outlines, n in all, one outline after the other.
+
+    Attributes:
+        owners: Whose each is: the outline's number, [n].
+        starts: The number of each outline's first, [N].
+        following: The number of the corner to which each one's edge leads, [n].
+        labelled: Where the labels have them, [2, n].
+        warped: Where they are after the steps of their outlines and a warp, [2, n].
+        bent: Whether a step has cut it off, so that an edge at it is no longer straight, [n].
+    """
+
+    owners: Any
+    starts: Any
+    following: Any
+    labelled: Any
+    warped: Any
+    bent: Any
+
+    @classmethod
+    def of(cls, outlines: Sequence[Outline], matrix: Any) -> Corners:
+        """Return the corners of outlines, of which there is at least one, as a warp leaves them."""
+        counts = np.array([len(one.polygon) for one in outlines])
+        owners, starts = np.repeat(np.arange(len(outlines)), counts), np.cumsum(counts) - counts
+        following = np.arange(1, len(owners) + 1)
+        following[starts + counts - 1] = starts
+        labelled = np.ascontiguousarray(np.concatenate([one.polygon for one in outlines]).T)  # fast along such rows
+        bent = np.zeros(len(owners), bool)
+        warped = _moved(labelled.copy(), owners, outlines, matrix, bent)
+        return cls(owners, starts, following, labelled, warped, bent)
+
+
 def step_by_step(points: Any, steps: Sequence[tuple[str, Any, Any]]) -> None:
     """Change points, [..., 2], as the steps of an outline say."""
     for name, *numbers in steps:
@@ -81,36 +113,17 @@ def bounds(outlines: Sequence[Outline], matrix: Any, size: tuple[int, int]) -> A
     Returns:
         Corners, [N, 4]; zeros where nothing is seen.
     """
-    counts = np.array([len(one.polygon) for one in outlines])
-    owners, starts = np.repeat(np.arange(len(outlines)), counts), np.cumsum(counts) - counts
-    labelled = np.ascontiguousarray(np.concatenate([one.polygon for one in outlines]).T)  # fast along such rows
-    bent = np.zeros(len(owners), bool)
-    corners = _moved(labelled.copy(), owners, outlines, matrix, bent)
-    low, high = (least_or_most.reduceat(corners, starts, 1).T for least_or_most in (np.minimum, np.maximum))
+    corners = Corners.of(outlines, matrix)
+    low, high = (extreme.reduceat(corners.warped, corners.starts, 1).T for extreme in (np.minimum, np.maximum))
     boxes = np.concatenate((low, high), 1)
     inside = ((low >= 0) & (high <= size)).all(1)
     outside = ((high < 0) | (low > size)).any(1)
     boxes[outside] = 0
     cut: Any = ~(inside | outside)
-    if not cut.any():
-        return boxes
-    following = np.arange(1, len(owners) + 1)
-    following[starts + counts - 1] = starts
-    (own,) = np.nonzero(cut[owners])
-    edges: Any = own[_in_sight(corners[:, own], corners[:, following[own]], size)]
-    ways = _windows(corners[:, edges], corners[:, following[edges]], size)
-    ways[:, bent[edges] | bent[following[edges]]] = (-np.inf,), (np.inf,)  # they do not pass evenly
-    shares, parts, complete = _shares(outlines, owners[edges], edges - starts[owners[edges]], ways)
-    begin, end = (labelled[:, ends].astype(np.float64).repeat(parts, 1) for ends in (edges, following[edges]))
-    whose = owners[edges].repeat(parts)
-    points = _moved(((end - begin) * shares + begin).astype(np.float32), whose, outlines, matrix)
-    ends = np.concatenate((points[:, 1:], points[:, :1]), 1)
-    lasts = np.cumsum(parts) - 1
-    ends[:, lasts] = np.where(complete, corners[:, following[edges]], points[:, lasts])
-    order = np.argsort(np.concatenate((own, edges.repeat(parts))), kind="stable")
-    known = np.concatenate((owners[own], whose))[order], np.concatenate((corners[:, own], points), 1)[:, order]
-    low[~cut], high[~cut] = np.inf, -np.inf
-    boxes[cut] = _around(known, (whose, points, ends), (low, high), size)[cut]
+    if cut.any():
+        low[~cut], high[~cut] = np.inf, -np.inf  # no corner of the image is looked for in these
+        known, pieces = _at_borders(outlines, corners, np.nonzero(cut[corners.owners])[0], matrix, size)
+        boxes[cut] = _around(known, pieces, (low, high), size)[cut]
     return boxes
 
 
@@ -139,6 +152,35 @@ def seen(outlines: Any, width: int, height: int) -> Any:
     points, following = (some.reshape(-1, 2).T for some in (outlines, np.roll(outlines, -1, 1)))
     ends = outlines.min(1), outlines.max(1)
     return _around((owners, points), (owners, points, following), ends, (width, height))
+
+
+def _at_borders(
+    outlines: Sequence[Outline], corners: Corners, own: Any, matrix: Any, size: tuple[int, int]
+) -> tuple[tuple[Any, Any], tuple[Any, Any, Any]]:
+    """Return the points and the pieces with which `_around` finds boxes, resampled only near the image's borders.
+
+    Args:
+        outlines: All.
+        corners: Of all.
+        own: The numbers of the corners of those outlines that a border may cut; a corner's edge has its number.
+        matrix: Of the warp.
+        size: Width and height of the image.
+    """
+    owners, starts, following, labelled, warped, bent = corners
+    edges: Any = own[_in_sight(warped[:, own], warped[:, following[own]], size)]
+    goals = following[edges]
+    ways = _windows(warped[:, edges], warped[:, goals], size)
+    ways[:, bent[edges] | bent[goals]] = (-np.inf,), (np.inf,)  # a point is not where its share of the way is
+    shares, parts, complete = _shares(outlines, owners[edges], edges - starts[owners[edges]], ways)
+    begin, end = (labelled[:, corner].astype(np.float64).repeat(parts, 1) for corner in (edges, goals))
+    whose = owners[edges].repeat(parts)
+    points = _moved(((end - begin) * shares + begin).astype(np.float32), whose, outlines, matrix)
+    # A piece ends where the next begins; an edge's last ends at its corner, or has no length.
+    ends, lasts = np.concatenate((points[:, 1:], points[:, :1]), 1), np.cumsum(parts) - 1
+    ends[:, lasts] = np.where(complete, warped[:, goals], points[:, lasts])
+    order = np.argsort(np.concatenate((own, edges.repeat(parts))), kind="stable")
+    known = np.concatenate((owners[own], whose))[order], np.concatenate((warped[:, own], points), 1)[:, order]
+    return known, (whose, points, ends)
 
 
 def _around(known: tuple[Any, Any], pieces: tuple[Any, Any, Any], ends: tuple[Any, Any], size: tuple[int, int]) -> Any:
