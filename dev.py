@@ -109,7 +109,8 @@ def test(arguments: list[str]) -> None:
     run(BIN / "ruff", "check", ".")
     run(BIN / "mypy")
     # A file's tests stay together: several start ranks once for all of them.
-    run(BIN / "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", *arguments, **environment)
+    parallel = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    run(BIN / "python", "-m", "pytest", *parallel, *arguments, **environment)
 
 
 def main() -> None:

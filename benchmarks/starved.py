@@ -1,4 +1,4 @@
-"""A consumer that is faster than its loader: images a second that reach it, upstream against each level of fast-load.
+"""A consumer that is faster than its loader: images a second that reach it, upstream against feeding and fast-load.
 
     python benchmarks/starved.py [--images 120] [--batches 40] [--rounds 3] [--workers 2] [--milliseconds 5] [WORDS...]
 
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from yolo_patches.activation import ENVIRONMENT
-from yolo_patches.patches.fast_load import FastLoad
 from yolo_patches.upstreams.ultralytics.loading_figures import ANSWER, instead_of_training, training_set
 
 
@@ -36,10 +35,9 @@ def starve(trainer: Any, workers: int, batches: int, seconds: float) -> float:
         batches: How many are read, once what was made ahead is used up.
         seconds: What the consumer takes for each.
     """
-    from ultralytics.data import build_dataloader
-
-    dataset, batch = training_set(trainer)
-    loader = build_dataloader(dataset, batch, workers)
+    _, batch = training_set(trainer)
+    trainer.args.workers = workers  # upstream has none of them on a CPU
+    loader = trainer.get_dataloader(trainer.data["train"], batch, rank=-1, mode="train")
     assert loader.num_workers == workers, "there are not enough images, or cores"
     read = chain.from_iterable(repeat(loader))
     for _ in islice(read, workers * (loader.prefetch_factor or 0) + 1):
@@ -83,8 +81,10 @@ def main() -> None:
     import photographs
     import ultralytics
 
-    levels = {level: f"fast-load:level={level}" for level in FastLoad.options["level"].choices}
-    arms = {"upstream": "none", **levels}
+    arms = {
+        "upstream": "none", "feeding": "feeding", "exact": "fast-load", "near": "fast-load:level=near",
+        "near and feeding": "fast-load:level=near,feeding",
+    }  # fmt: skip
     seen: dict[str, list[float]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as folder:
         data = photographs.make(Path(folder) / "data", options.images, photographs.SMALL, "polygons")
@@ -93,7 +93,7 @@ def main() -> None:
             for name, selection in arms.items():
                 seen[name].append(arm(selection, words, options))
     medians = {name: statistics.median(values) for name, values in seen.items()}
-    ratios = {f"{name}/upstream": medians[name] / medians["upstream"] for name in levels}
+    ratios = {f"{name}/upstream": medians[name] / medians["upstream"] for name in arms}
     print(json.dumps({
         "ultralytics": ultralytics.__version__, "machine": platform.machine(), "cores": os.cpu_count(),
         "words": options.words, "images/s": medians, **ratios,

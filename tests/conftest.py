@@ -52,6 +52,7 @@ MATRIX = (
     "test_fast_val.py::test_crowds[8.3.253]",
     "test_fast_val.py::test_fuzzed[8.2.103-by_overlap]",
     "test_fast_val.py::test_fuzzed[8.4.60-by_overlap]",
+    "test_fast_val.py::test_tasks[8.3.253-tasks1]",
     "test_feeding.py::test_trainings[8.0.200]",
     "test_invariance.py::test_losses_in_results_csv[8.2.103-counts0]",
     "test_invariance.py::test_ranks[4-yolov8n-pose.yaml-AdamW]",
@@ -89,6 +90,7 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if item.nodeid.rpartition("/")[2] in MATRIX]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: "/unit/" in item.nodeid)  # short ones last: no process waits for another's long one
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,7 @@ def run(words: list[str]) -> None:
         exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
     elif words[0] == "-m":
         sys.argv = ["-m", *words[2:]]  # as it is while the module is looked for
+        sys.modules.pop(words[1], None)  # what has been imported is run anew, which runpy would warn of
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = words

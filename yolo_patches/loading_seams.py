@@ -60,9 +60,12 @@ class Feed(Seam):
         training: Whether it is the training loader; else it is the validation's.
         prefetch: Batches that each worker makes ahead.
         batch_bytes: Bytes of the images of one batch, 0 where they are not known.
+        collate: Makes a batch of samples, in workers that are forked; a patch may set another. None where it is
+            torch's own, or workers are not forked.
     """
 
     workers: int
     training: bool
     prefetch: int = 2
     batch_bytes: int = 0
+    collate: Callable[[Any], Any] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import pytest
 
@@ -55,7 +56,8 @@ LossNorm.{name} = broken
         folder = tmp_path / where
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(broken.format(where=where, name=name))
-        variables = {**environment, "PYTHONPATH": str(folder)}
+        # Ranks from their start: those that begin elsewhere do not look for sitecustomize.
+        variables = {**environment, "PYTHONPATH": str(folder), "PYTHON_EXEC": sys.executable}
         seen = inject(digits(), folder, "all", "", "", 0, epochs=1, environment=variables)
         if where == "prove":
             assert seen["status"] == 0, seen["log"][-4000:]

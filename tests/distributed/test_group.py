@@ -6,6 +6,8 @@ active exception", and a run that was complete ends with SIGABRT.
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.conftest import last_json
@@ -34,6 +36,7 @@ def watched(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(WATCH)
     variables = {"PYTHONPATH": str(tmp_path / "site"), "GROUPS_SEEN": str(tmp_path / "seen")}
+    variables["PYTHON_EXEC"] = sys.executable  # ranks from their start: others do not look for sitecustomize
     return variables, lambda: {file.name: file.read_text() for file in (tmp_path / "seen").iterdir()}
 
 

@@ -29,7 +29,7 @@ MODELS = DETECT + OTHERS
 MATRIX = {
     2: [case(name, LAYOUTS if name in ALL_LAYOUTS else ("skewed", "one rank")) for name in MODELS]
     + [case("yolov8n", ("one box",)), case("rtdetr-l", ("skewed", "one rank"), ddp=False)],
-    3: [case(name, LAYOUTS[index % 4 :][:1], images=1) for index, name in enumerate(MODELS)]
+    3: [case(name, LAYOUTS[index % 4 :][:1], BOTH[name in OTHERS :], images=1) for index, name in enumerate(MODELS)]
     + [case("yolo11n", ("one box",), images=1), case("yolo26n-distill", ("skewed",), images=1, ddp=False)],
 }
 #: With smoothed targets the normaliser is the same sum: N ranks are one process with the same epsilon.

@@ -13,7 +13,7 @@ from yolo_patches.upstreams.ultralytics.trials import OUT_OF_MEMORY
 
 
 def test_a_batch_is_found_by_trials_and_trained(yolo, release, digits, tmp_path):
-    """The process of 8 images takes 0.9 to 1.2 GiB by what its machine's libraries take, and each further image 0.02."""
+    """The process of 8 images takes 0.9 to 1.2 GiB, by its machine's libraries, and each further image 0.02."""
     data = digits("detect", 64, 8)
     words = [
         "train", "model=yolov8n.yaml", f"data={data}", "imgsz=160", "batch=-1", "epochs=1", "device=cpu",

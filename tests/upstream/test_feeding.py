@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import NEWEST, last_json
 
+MEMORY = ("images of a batch", "in shared memory of its own", "in memory that batches use again")
 TRAININGS = Path(__file__).with_name("fed_trainings.py")
 SAME = ("weights", "random", "fitness", "results", "best", "last")
 
@@ -21,7 +22,8 @@ def test_trainings(version, python, release, digits, tmp_path):
     runs = {
         "upstream": {"patches": "none"},
         "usual": {"patches": "feeding"},
-        "cores": {"patches": "feeding:workers=cores", "cores": 4},
+        "beside others": {"patches": "feeding,fast-load,fast-val,oom-guard"},
+        "cores": {"patches": "feeding:workers=cores:reuse=false", "cores": 4},
     }
     specs = [{**common, **run, "name": str(number)} for number, run in enumerate(runs.values())]
     done = python(TRAININGS, json.dumps(specs), timeout=600, **release(version))
@@ -36,8 +38,10 @@ def test_trainings(version, python, release, digits, tmp_path):
         return item["status"], item["verified"], [(c["what"], c["upstream"], c["patched"]) for c in item["changes"]]
 
     assert seen["usual"]["workers"] == [1, 1]
-    assert plan("usual") == ("active", True, [("validation loader workers", 2, 1)])
-    assert {key: seen["usual"][key] for key in SAME} == {key: seen["upstream"][key] for key in SAME}
+    assert plan("usual") == ("active", True, [("validation loader workers", 2, 1), MEMORY])
+    for name in ("usual", "beside others"):
+        assert {key: seen[name][key] for key in SAME} == {key: seen["upstream"][key] for key in SAME}, name
+        assert MEMORY in plan(name)[2] and plan(name)[1] is True, name
     assert seen["cores"]["workers"] == [3, 2]
     assert plan("cores") == ("active", True, [("loader workers", 1, 3)])
     assert seen["cores"]["weights"] != seen["upstream"]["weights"]  # each worker draws its own numbers

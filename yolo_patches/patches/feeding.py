@@ -1,4 +1,4 @@
-"""feeding: loader workers by the cores that this process may use."""
+"""feeding: loader workers by the cores that this process may use, and memory that their batches use again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from yolo_patches.selection import Option
 SHARED = Path("/dev/shm")
 #: Of that, the share that batches made ahead may take.
 SHARE = 0.5
+#: Bytes of a batch's place, as a multiple of a batch of square images: rectangular ones are a stride larger.
+ROOM = 1.25
+MEMORY = Change("images of a batch", "in shared memory of its own", "in memory that batches use again")
 #: Loader -> its name in the plan.
 NAMES = {True: "loader workers", False: "validation loader workers"}
 
 
 class Feeding(Patch):
     """Give validation no more workers than training has; asked to, give training those that its cores can run.
+
+    Their batches come in memory that is used again, with the same contents.
 
     Each worker draws its own random numbers, so another number of training workers is another run of the same seed.
     That is why it is left alone unless the user says `workers=cores`; validation draws nothing.
@@ -42,6 +47,9 @@ class Feeding(Patch):
             default="upstream",
             choices=("upstream", "cores"),
         ),
+        "reuse": Option(
+            bool, "whether workers leave the images of their batches in memory that is used again", default=True
+        ),
     }
     needs: ClassVar[tuple[type[Seam], ...]] = (Feed,)
     follows: ClassVar[bool] = True
@@ -52,6 +60,7 @@ class Feeding(Patch):
         self._ranks = 1
         self._wanted: dict[bool, int] = {}  # of training, of validation
         self._upstream: dict[bool, int] = {}
+        self._memories: dict[bool, Any] = {}
 
     def decide(self, facts: Facts) -> Decision:
         """Act wherever there may be workers; how many upstream takes is known when it builds its loaders."""
@@ -74,6 +83,10 @@ class Feeding(Patch):
             for training, loader in loaders
             if training in self._wanted and hasattr(loader, "num_workers")
         ]
+        if live.began and self._memories.get(True):
+            seen.append(self._memories[True].used > 0)
+            if not seen[-1]:
+                self.trouble = "batches did not come in the memory that is used again"
         return all(seen) if seen else None
 
     @property
@@ -94,17 +107,30 @@ class Feeding(Patch):
         if seam.workers:
             seam.workers = self._of_training(seam) if seam.training else self._of_validation(seam)
         self._wanted[seam.training] = seam.workers
+        self._memories[seam.training] = self._placed(seam)
         changes = tuple(
             Change(NAMES[training], self._upstream[training], wanted)
             for training, wanted in self._wanted.items()
             if wanted != self._upstream[training]
         )
+        if any(self._memories.values()):
+            changes = (*changes, MEMORY)
         where = f"{self._cores} core{'s' * (self._cores > 1)} for this rank"
         if changes:
             return Decision("active", where, changes)
         if not any(self._upstream.values()):
             return Decision("inert", "the training's own process makes its batches: there are no workers")
         return Decision("inert", f"upstream's workers are as many as they should be; {where}")
+
+    def _placed(self, seam: Feed) -> Any:
+        """Have the batches of a loader come in memory that is used again; return it, or None where there is none."""
+        if not (self.values["reuse"] and seam.workers and seam.collate and seam.batch_bytes):
+            return None
+        from yolo_patches.loading.batch_memory import BatchMemory, Collate
+
+        memory = BatchMemory(int(seam.batch_bytes * ROOM), seam.workers, seam.prefetch)
+        seam.collate = Collate(seam.collate, memory)
+        return memory
 
     def _of_training(self, seam: Feed) -> int:
         if self._given or self.values["workers"] != "cores":

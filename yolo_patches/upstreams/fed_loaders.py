@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -66,5 +67,20 @@ def _changes(lifecycle: Lifecycle, training: bool, *args: Any, **kwargs: Any) ->
     dataset = args[0] if args else kwargs["dataset"]
     size = getattr(dataset, "imgsz", None) or getattr(dataset, "img_size", None) or 0
     bytes_ = 3 * int(size) ** 2 * int(kwargs["batch_size"]) if isinstance(size, int) else 0
-    seam = lifecycle.fire(Feed(workers, training, int(kwargs.get("prefetch_factor") or PREFETCH), bytes_))
-    return {} if seam.workers == workers or not workers else {"num_workers": max(int(seam.workers), 1)}
+    collate = kwargs.get("collate_fn") if _forks(kwargs.get("multiprocessing_context")) else None
+    prefetch = int(kwargs.get("prefetch_factor") or PREFETCH)
+    seam = lifecycle.fire(Feed(workers, training, prefetch, bytes_, collate))
+    changes: dict[str, Any] = {}
+    if workers and seam.workers != workers:
+        changes["num_workers"] = max(int(seam.workers), 1)
+    if seam.collate is not collate:
+        changes["collate_fn"] = seam.collate
+    return changes
+
+
+def _forks(context: Any) -> bool:
+    """Return whether a loader's workers have the memory of the process that starts them."""
+    method = context if isinstance(context, str) else getattr(context, "_name", None)
+    return (
+        method or multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    ) == "fork"
