@@ -37,5 +37,6 @@ def test_the_same_training(drive, yolov9, yolov5, models, data, tmp_path):
         assert "objects pasted where they lie" in item["reason"]
         fed = items["feeding"]
         changes = [(one["what"], one["upstream"], one["patched"]) for one in fed["changes"]]
-        assert changes == ([("validation loader workers", 2, 1)] if workers else [])
+        memory = ("images of a batch", "in shared memory of its own", "in memory that batches use again")
+        assert changes == ([("validation loader workers", 2, 1), memory] if workers else [])
         assert (fed["status"], fed["verified"]) == (("active", True) if workers else ("inert", None)), fed

@@ -66,13 +66,14 @@ def test_figures(version, train):
         assert row["memory/host_gib"] == pytest.approx(seen["memory"][epoch], rel=0.1)
     found = entry(json.loads((folder / "patches.json").read_text()), "monitor")
     assert (found["status"], found["verified"]) == ("active", True)
+    assert not (folder / "patches.png").exists(), "plots=False"
 
 
 def test_loggers_and_nothing_else(train, tmp_path):
     """TensorBoard and MLflow get the figures; upstream's file, its metrics after the event, and the weights do not."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    seen, _, folder = train(NEWEST, "run", patches="monitor", loggers=True)
+    seen, _, folder = train(NEWEST, "run", patches="monitor:plot=true", loggers=True)
     upstream, _, _ = train(NEWEST, "upstream", patches="none", loggers=True)
     assert seen["weights"] == upstream["weights"]
     assert seen["columns"] == upstream["columns"]
@@ -101,7 +102,7 @@ def test_broken(module, name, status, python, digits, tmp_path):
     """An error of ours ends no run: one in a figure drops the monitor, one in the chart is told."""
     words = (
         "model=yolov8n.yaml", f"data={digits('detect', 4, 4)}", "epochs=2", "imgsz=32", "batch=4", "device=cpu",
-        "plots=False", f"project={tmp_path}", "name=run", "workers=0", "patches=monitor",
+        "plots=False", f"project={tmp_path}", "name=run", "workers=0", "patches=monitor:plot=true",
     )  # fmt: skip
     code = BREAK.format(module=module, name=name) + f"import sys; sys.argv = ['yolo', 'train', *{words!r}]\n"
     done = python("-c", code + "from ultralytics.cfg import entrypoint; entrypoint()")

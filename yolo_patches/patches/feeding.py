@@ -128,7 +128,10 @@ class Feeding(Patch):
             return None
         from yolo_patches.loading.batch_memory import BatchMemory, Collate
 
-        memory = BatchMemory(int(seam.batch_bytes * ROOM), seam.workers, seam.prefetch)
+        try:
+            memory = BatchMemory(int(seam.batch_bytes * ROOM), seam.workers, seam.prefetch)
+        except (OSError, ValueError, OverflowError):  # the system promises no more memory than it has
+            return None
         seam.collate = Collate(seam.collate, memory)
         return memory
 

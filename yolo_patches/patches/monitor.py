@@ -50,7 +50,7 @@ class Monitor(Patch):
     default: ClassVar[bool] = False
     phase: ClassVar[Phase] = Phase.OBSERVE
     options: ClassVar[Mapping[str, Option]] = {
-        "plot": Option(bool, "draw patches.png", default=True),
+        "plot": Option(bool, "draw patches.png; where it is not given, as upstream draws its plots"),
         "verdicts": Option(bool, "say what the figures say must be changed, three lines a run at most", default=True),
     }
     needs: ClassVar[tuple[type[Seam], ...]] = (Loading, EpochEnd)
@@ -72,6 +72,7 @@ class Monitor(Patch):
         self._silent = False  # a rank has not told of its epoch
         self._started = time.monotonic()
         self._drawings, self._drawn = 0, 0.0  # number, seconds
+        self._plots = bool(self.values["plot"])
         self._undrawn: tuple[Path, Mapping[int, Mapping[str, float]]] | None = None
 
     def decide(self, facts: Facts) -> Decision:
@@ -79,7 +80,10 @@ class Monitor(Patch):
         self._epochs = facts.optimization.epochs
         self._ranks = facts.world_size
         self._on_node = facts.devices.on_node
-        return Decision("active", "a row an epoch in patches.csv, drawn in patches.png")
+        if self.values["plot"] is None:
+            given = facts.given.values
+            self._plots = str(given.get("plots", True)).lower() != "false" and not given.get("noplots")
+        return Decision("active", "a row an epoch in patches.csv" + ", drawn in patches.png" * self._plots)
 
     def prove(self, live: Live) -> str:
         """Take the live model, whose memory and parameters are looked at."""
@@ -179,7 +183,7 @@ class Monitor(Patch):
             about = Circumstances(self._workers, self._on_node, synchronised_passes() > 0)
             for line in self._verdicts.of(row, about):
                 seam.tell(f"monitor: {line}")
-        if self.values["plot"]:
+        if self._plots:
             self._undrawn = (seam.directory, seam.rows)
             seam.then.append(self._draw_in_time)
 
