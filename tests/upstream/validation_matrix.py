@@ -61,7 +61,8 @@ def on_ranks(folder, release, task, data, ranks):
     found = []
     for index, spec in enumerate(("", *SPECS)):
         patches = ",".join(filter(None, ("torchrun,compat", spec)))
-        words = [f"{key}={value}" for key, value in {**COMMON, "imgsz": 32}.items()]
+        defaults = Path(os.environ["YOLO_PATCHES_UPSTREAMS"], release, "ultralytics/cfg/default.yaml").read_text()
+        words = [f"{key}={value}" for key, value in {**COMMON, "imgsz": 32}.items() if f"\n{key}:" in defaults]
         words += [f"model={MODELS[task]}", f"data={data}", f"project={folder}", f"name=ranks{index}"]
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         done = subprocess.run(
