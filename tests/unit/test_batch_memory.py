@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are not forked")
 
+from tests.conftest import ROOT  # noqa: E402
 from yolo_patches.loading.batch_memory import BatchMemory, Collate  # noqa: E402
 
 SIZE, BATCH = (3, 8, 16), 4
@@ -183,6 +184,23 @@ def test_a_function_that_fails_fails_as_it_does():
 
     with pytest.raises(ValueError, match="a broken sample"):
         list(loader(Samples(), ours(fails)))
+
+
+def test_a_killed_worker_ends_the_pass_as_torch_does(python):
+    code = """
+import os, signal
+from tests.unit import test_batch_memory as here
+
+class Killed(here.Samples):
+    def __getitem__(self, index):
+        if index == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+list(here.loader(Killed(), here.ours()))
+"""
+    done = python("-c", code, check=False, timeout=60, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1 and "RuntimeError: DataLoader worker" in done.stderr, done.stderr[-2000:]
 
 
 def test_images_are_tensors_for_who_wraps_the_function():

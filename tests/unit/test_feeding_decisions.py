@@ -99,6 +99,23 @@ def test_workers(machine, workers, decided):
     assert ("room for the batches" in " ".join(patch.notes)) is (machine.get("batch") == 0 or "room" in machine)
 
 
+@pytest.mark.parametrize(("given", "error", "placed"), [
+    ({}, None, True), ({"reuse": False}, None, False), ({}, OSError("none"), False), ({}, ValueError("huge"), False)
+])  # fmt: skip
+def test_memory_that_batches_use_again(given, error, placed, monkeypatch):
+    from yolo_patches.loading import batch_memory
+
+    def refused(*_):
+        raise error
+
+    if error:
+        monkeypatch.setattr(batch_memory, "BatchMemory", refused)
+    patch, seam = feeding.Feeding(**given), Feed(2, True, 4, 1 << 20, list)
+    decision = patch.handlers()[Feed](seam)
+    assert (seam.collate is not list) is placed
+    assert decision.changes == ((feeding.MEMORY,) if placed else ())
+
+
 def test_nothing_to_change(decided):
     patch = feeding.Feeding()
     for training in (True, False):

@@ -46,9 +46,10 @@ def trainings(python, release, digits, tmp_path):
 def test_the_same_training(version, trainings, digits):
     """Figures, checkpoints and events: of a task whose figures differ from epoch to epoch, and of the largest one."""
     classify = {**CLASSIFY, "epochs": 5, "data": digits("classify")}
-    runs = [{**one, "patches": spec} for one in (classify, {}) for spec in ("none", SPEC)]
+    kinds = (classify, {}) if version == NEWEST else (classify,)
+    runs = [{**one, "patches": spec} for one in kinds for spec in ("none", SPEC)]
     found, log = trainings(version, {"patches": "none", "epochs": 1}, *runs)
-    for upstream, late in ((found[1], found[2]), (found[3], found[4])):
+    for upstream, late in zip(found[1::2], found[2::2]):
         assert {key: late[key] for key in SAME} == {key: upstream[key] for key in SAME}
         assert (late["plan"]["async-val"]["status"], late["plan"]["async-val"]["verified"]) == ("active", True)
         assert late["left"] == [] and late["helpers"] == 0
