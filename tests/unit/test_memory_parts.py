@@ -10,7 +10,7 @@ from torch import nn
 from yolo_patches.nn import micro_batches
 from yolo_patches.nn.out_of_memory import asked, is_out_of_memory, lacked_memory
 from yolo_patches.nn.pooled_statistics import Counts, Statistics, normalising
-from yolo_patches.nn.restorable_step import Room, Slots, Snapshot, repeated
+from yolo_patches.nn.restorable_step import Slots, Snapshot, repeated
 from yolo_patches.upstreams.ultralytics import batch_parts
 
 
@@ -122,9 +122,8 @@ def test_predictions_are_joined_along_images(sizes):
         micro_batches.joined([torch.zeros(7), torch.zeros(7)], (1, 2))
 
 
-@pytest.mark.parametrize("room", [None, Room()])
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_a_step_that_fails_is_taken_back_and_repeated(optimizer, room):
+def test_a_step_that_fails_is_taken_back_and_repeated(optimizer):
     options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
     trained = []
     for fails in (False, True):
@@ -150,34 +149,13 @@ def test_a_step_that_fails_is_taken_back_and_repeated(optimizer, room):
             repeated(
                 make,
                 lambda place, steps=steps, slots=slots, holder=holder: Snapshot(
-                    steps, slots.tensors(), [holder], place, room
+                    steps, slots.tensors(), [holder], place
                 ),
                 is_out_of_memory,
             )
         trained.append((model.weight, average.weight, holder.updates))
     assert torch.equal(trained[0][0], trained[1][0]) and torch.equal(trained[0][1], trained[1][1])
     assert trained[0][2] == trained[1][2] == 3
-
-
-def test_the_host_notes_steps_in_the_same_memory():
-    model, room = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)), Room()
-    steps = torch.optim.SGD(model.parameters(), lr=0.1)
-    places = []
-    for _ in range(3):
-        before = [tensor.clone() for tensor in model.state_dict().values()]
-        snapshot = Snapshot(steps, Slots([model]).tensors(), [], None, room)
-        places.append([content.data_ptr() for content in snapshot._contents])
-        for tensor in model.state_dict().values():
-            tensor.add_(1)
-        snapshot.restore()
-        assert all(map(torch.equal, model.state_dict().values(), before))
-        for tensor in model.state_dict().values():
-            tensor.add_(1)
-    assert places[0] == places[1] == places[2]
-    model[0].weight.data = model[0].weight.data.t()  # laid out in another way
-    assert torch.equal(Snapshot(steps, [], [], None, room)._contents[0], model[0].weight)
-    room.clear()
-    assert not room._kept
 
 
 def test_a_part_has_its_own_objects():

@@ -32,39 +32,6 @@ class Slots:
         return [value.detach() for held, name in self._places if (value := held.get(name)) is not None]
 
 
-class Room:
-    """Memory on the host in which what a step may change is noted, one step after the other.
-
-    New memory for each step has to be brought in page by page, which takes longer than to copy. A device's memory is
-    not kept: its allocator hands it out again at once, and others want it between the steps.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[Any, list[Tensor]] = {}
-
-    def copies(self, tensors: Sequence[Tensor], copy: Callable[[Sequence[Tensor]], list[Tensor]]) -> list[Tensor]:
-        """Return copies of tensors of one kind, which stand until the next are asked for.
-
-        Args:
-            tensors: At least one; all of one type, and on one device.
-            copy: Makes copies in memory of their own.
-        """
-        if not tensors[0].is_cpu:
-            return copy(tensors)
-        kept = self._kept.get(tensors[0].dtype, [])
-        if [_layout(one) for one in kept] != [_layout(one) for one in tensors]:
-            self._kept.pop(tensors[0].dtype, None)
-            kept = self._kept[tensors[0].dtype] = copy(tensors)
-            return kept
-        for one, tensor in zip(kept, tensors):
-            one.copy_(tensor)
-        return kept
-
-    def clear(self) -> None:
-        """Give the memory back."""
-        self._kept.clear()
-
-
 class Snapshot:
     """Contents of all that a step may change: parameters, gradients, the optimizer's state, and what else is named.
 
@@ -73,16 +40,10 @@ class Snapshot:
         tensors: Changed in place beside the optimizer's own, e.g. those of an average of the weights.
         holders: Objects whose attributes change: numbers, tensors, dictionaries of such.
         device: Where to keep the contents; None for where they are.
-        room: Memory that is used again; the last snapshot in it must have served.
     """
 
     def __init__(
-        self,
-        optimizer: Any,
-        tensors: Sequence[Tensor],
-        holders: Sequence[Any],
-        device: Optional[str] = None,
-        room: Optional[Room] = None,
+        self, optimizer: Any, tensors: Sequence[Tensor], holders: Sequence[Any], device: Optional[str] = None
     ) -> None:
         self._optimizer = optimizer
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -94,7 +55,7 @@ class Snapshot:
         states = [value for state in self._state.values() for value in state.values() if isinstance(value, Tensor)]
         gradients = [gradient for gradient in self._gradients if gradient is not None]
         self._tensors = [*(p.detach() for p in self._parameters), *gradients, *states, *tensors, *held]
-        self._contents = _contents(self._tensors, device, room or Room())
+        self._contents = _contents(self._tensors, device)
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -112,7 +73,7 @@ class Snapshot:
             vars(holder).update({name: _copied(value) for name, value in attributes.items()})
 
 
-def _contents(tensors: Sequence[Tensor], device: Optional[str], room: Room) -> list[Tensor]:
+def _contents(tensors: Sequence[Tensor], device: Optional[str]) -> list[Tensor]:
     """Return copies of tensors, in a few kernels a kind: one launch for each would take longer than the copies."""
     if device is not None:
         return [tensor.to(device, copy=True) for tensor in tensors]
@@ -120,21 +81,12 @@ def _contents(tensors: Sequence[Tensor], device: Optional[str], room: Room) -> l
     kinds: dict[Any, list[int]] = defaultdict(list)
     for number, tensor in enumerate(tensors):
         kinds[tensor.dtype, tensor.device].append(number)
-    for numbers in kinds.values():
-        copies = room.copies([tensors[number].detach() for number in numbers], _copies)
+    for (dtype, _), numbers in kinds.items():
+        of_kind = [tensors[number].detach() for number in numbers]
+        copies = torch._foreach_mul(of_kind, 1) if dtype.is_floating_point else [tensor.clone() for tensor in of_kind]
         for number, copy in zip(numbers, copies):
             contents[number] = copy
     return contents
-
-
-def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    if tensors[0].dtype.is_floating_point:
-        return list(torch._foreach_mul(list(tensors), 1))
-    return [tensor.clone() for tensor in tensors]
-
-
-def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.stride()
 
 
 def _copied(value: Any) -> Any:

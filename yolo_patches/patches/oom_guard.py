@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from yolo_patches.nn.micro_batches import Backward, Gradients, Work
-    from yolo_patches.nn.restorable_step import Room, Snapshot
 
 #: Largest relative error of the probe of a loss that is computed in parts; as in loss-norm.
 TOLERANCE = 1e-4
@@ -57,7 +56,6 @@ class OomGuard(Patch):
         self._shares = self._summed = False
         self._steps = 0
         self._backward: Backward | None = None
-        self._room: Room | None = None
         self._normalising: tuple[Any, list[Any]] | None = None
         self._tell_of_images: Callable[[str], None] = _untold
 
@@ -196,7 +194,6 @@ class OomGuard(Patch):
             )
         if self._backward is not None:
             self._backward.forget()
-        self._room = None
 
     def _computed(
         self, act: MicroStep, work: Work, failure: Exception | None, seed: Callable[[Tensor], Tensor]
@@ -254,19 +251,13 @@ class OomGuard(Patch):
 
     def _step(self, act: Step, proceed: Callable[[], Any]) -> Any:
         from yolo_patches.nn.out_of_memory import is_out_of_memory, release
-        from yolo_patches.nn.restorable_step import Room, Snapshot, repeated
-
-        room = self._room = self._room or Room()
+        from yolo_patches.nn.restorable_step import Snapshot, repeated
 
         def failed(error: Exception) -> bool:
-            room.clear()
             release(error)
             return is_out_of_memory(error)
 
-        def noted(device: str | None) -> Snapshot:
-            return Snapshot(act.optimizer, act.averaged(), act.holders, device, room)
-
-        return repeated(proceed, noted, failed)
+        return repeated(proceed, lambda device: Snapshot(act.optimizer, act.averaged(), act.holders, device), failed)
 
     def _validate(self, act: Validation, proceed: Callable[[], Any]) -> Any:
         """Repeat a validation as a whole: its counts begin anew, and so do the random numbers that it draws.
