@@ -200,7 +200,9 @@ class Killed(here.Samples):
 list(here.loader(Killed(), here.ours()))
 """
     done = python("-c", code, check=False, timeout=60, PYTHONPATH=str(ROOT))
-    assert done.returncode == 1 and "RuntimeError: DataLoader worker" in done.stderr, done.stderr[-2000:]
+    # torch tells of the worker, or fails to fetch what it has sent before: whichever comes first.
+    assert done.returncode == 1
+    assert any(words in done.stderr for words in ("DataLoader worker", "Connection", "EOFError")), done.stderr[-2000:]
 
 
 def test_images_are_tensors_for_who_wraps_the_function():

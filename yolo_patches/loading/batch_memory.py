@@ -52,7 +52,8 @@ class BatchMemory:
         self._owner = os.getpid()
         self._memory = mmap.mmap(-1, lanes * self._each * self._size)  # a page is taken when it is written to
         self._places = mmap.mmap(-1, lanes * self._each)
-        self._free_lanes, self._returned = os.pipe()
+        ends = self._free_lanes, self._returned = os.pipe()
+        weakref.finalize(self, _closed, ends).atexit = False
         os.set_blocking(self._free_lanes, False)
         os.write(self._returned, bytes(range(lanes)))
         self._lane: int | None = None
@@ -60,11 +61,6 @@ class BatchMemory:
         self.number = next(_numbers)
         self.used = 0
         _known[self.number] = self
-
-    def __del__(self) -> None:
-        for end in (self._free_lanes, self._returned):
-            with suppress(OSError):
-                os.close(end)
 
     def place(self, size: int) -> int | None:
         """Return a place that is this worker's to write to; None where there is none for so many bytes."""
@@ -113,6 +109,11 @@ class BatchMemory:
                 with suppress(OSError, AttributeError):  # it stays taken where the system cannot do otherwise
                     self._memory.madvise(mmap.MADV_REMOVE, place * self._size, self._size)
         os.write(self._returned, bytes((lane,)))
+
+
+def _closed(ends: tuple[int, int]) -> None:
+    for end in ends:
+        os.close(end)
 
 
 class Placed(torch.Tensor):
