@@ -36,7 +36,7 @@ class Feeding(Patch):
     """
 
     name: ClassVar[str] = "feeding"
-    summary: ClassVar[str] = "loader workers by the cores and ranks that there are, not twice as many for validation"
+    summary: ClassVar[str] = "batches in memory that is used again; no more loader workers than there is work for"
     source: ClassVar[str] = "https://github.com/ultralytics/ultralytics/issues/9843"
     default: ClassVar[bool] = False
     phase: ClassVar[Phase] = Phase.POLICY
