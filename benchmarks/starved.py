@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_patches.activation import ENVIRONMENT
-from yolo_patches.upstreams.ultralytics.loading_figures import ANSWER, instead_of_training, training_set
+from yolo_patches.upstreams.ultralytics.loading_figures import ANSWER, instead_of_training, prepared
 
 
 def starve(trainer: Any, workers: int, batches: int, seconds: float) -> float:
@@ -35,9 +35,9 @@ def starve(trainer: Any, workers: int, batches: int, seconds: float) -> float:
         batches: How many are read, once what was made ahead is used up.
         seconds: What the consumer takes for each.
     """
-    _, batch = training_set(trainer)
+    data, batch = prepared(trainer)
     trainer.args.workers = workers  # upstream has none of them on a CPU
-    loader = trainer.get_dataloader(trainer.data["train"], batch, rank=-1, mode="train")
+    loader = trainer.get_dataloader(data, batch, rank=-1, mode="train")
     assert loader.num_workers == workers, "there are not enough images, or cores"
     read = chain.from_iterable(repeat(loader))
     for _ in islice(read, workers * (loader.prefetch_factor or 0) + 1):

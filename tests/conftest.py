@@ -92,12 +92,18 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: "/unit/" in item.nodeid)  # short ones last: no process waits for another's long one
     if config.getoption("--matrix"):
         return
     left_out = [item for item in items if item.nodeid.rpartition("/")[2] in MATRIX]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: "/unit/" in item.nodeid)  # short ones last: no process waits for another's long one
+
+
+@pytest.fixture(scope="session")
+def matrix(request):
+    """Return whether tests try everything, not what stands for it."""
+    return request.config.getoption("--matrix")
 
 
 @pytest.fixture(scope="session")
@@ -218,18 +224,19 @@ def release():
 @pytest.fixture(scope="session")
 def forks(server):
     """Return a function of an interpreter's words and environment that gives the process which becomes its children."""
-    started = {((sys.executable,), None): server}
+    started = {}
 
     def get(words, **variables):
-        key = (words, variables.get("ABSENT_BLOCK"))
+        if not variables:
+            return server
+        key = (words, variables["ABSENT_BLOCK"])
         if key not in started:
             started[key] = Forks(words, {**server.environment, **variables})
         return started[key]
 
     yield get
     for each in started.values():
-        if each is not server:
-            each.close()
+        each.close()
 
 
 @pytest.fixture

@@ -82,7 +82,10 @@ def accepted(connection: socket.socket) -> dict:
     """Return a request in a process of its own, which this one watches to its end."""
     text, files, _, _ = socket.recv_fds(connection, 1 << 16, 3)
     while not text.endswith(b"\n"):
-        text += connection.recv(1 << 16)
+        more = connection.recv(1 << 16)
+        if not more:  # whoever asked has gone away
+            os._exit(1)
+        text += more
     child = os.fork()
     if not child:
         connection.close()

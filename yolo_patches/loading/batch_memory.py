@@ -177,10 +177,8 @@ class Collate:
             batch = _with(self._upstream([_with(sample, _emptied(_image(sample))) for sample in samples]), stacked)
         except Exception:
             if expected is None:
-                raise
-        finally:
-            if batch is None:
                 self.memory.give_back(place)
+                raise
         if expected is not None:
             self._believed = batch is not None and _same(batch, expected)
         if self._believed:

@@ -133,8 +133,8 @@ def _figures(trainer: Any, seconds: float, cores: int) -> dict[str, Any]:
     return found
 
 
-def training_set(trainer: Any) -> tuple[Any, int]:
-    """Return the data set that a trainer would train on, with the patches' parts in place, and the images of a batch.
+def prepared(trainer: Any) -> tuple[Any, int]:
+    """Let a trainer make data sets before it has a model; return what it trains on, and the images of a batch.
 
     Args:
         trainer: Upstream's, whose constructor has run.
@@ -144,6 +144,16 @@ def training_set(trainer: Any) -> tuple[Any, int]:
     if isinstance(trainer.model, str):
         # It is the name of what has not been built yet, and the data set asks for its stride alone.
         trainer.model = SimpleNamespace(stride=import_module("torch").tensor([float(STRIDE)]))
+    return data, batch
+
+
+def training_set(trainer: Any) -> tuple[Any, int]:
+    """Return the data set that a trainer would train on, with the patches' parts in place, and the images of a batch.
+
+    Args:
+        trainer: Upstream's, whose constructor has run.
+    """
+    data, batch = prepared(trainer)
     return trainer.build_dataset(data, "train", batch), batch
 
 
