@@ -116,6 +116,17 @@ def test_memory_that_batches_use_again(given, error, placed, monkeypatch):
     assert decision.changes == ((feeding.MEMORY,) if placed else ())
 
 
+def test_batches_that_did_not_come_there_are_not_verified():
+    patch, seam = feeding.Feeding(), Feed(2, True, 4, 1 << 20, list)
+    patch.handlers()[Feed](seam)
+    live = SimpleNamespace(train_loader=SimpleNamespace(num_workers=2), val_loaders=[], began=False)
+    assert patch.verify(live) is True
+    live.began = True
+    assert patch.verify(live) is False and "did not come" in patch.trouble
+    seam.collate.memory.used = 1
+    assert patch.verify(live) is True
+
+
 def test_nothing_to_change(decided):
     patch = feeding.Feeding()
     for training in (True, False):
