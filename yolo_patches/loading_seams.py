@@ -24,6 +24,7 @@ class Samples(Seam):
             the mosaic" (boxes, tiles, side) -> boxes and the numbers of what is kept; "objects after the warp" (boxes,
             outlines, matrix, size, scale, whether points are wanted) -> boxes, numbers, points; "shares" (boxes, width,
             height) -> boxes; "outlines", "polygons" and "even polygons" (segments, points) -> segments;
+            "boxes around polygons" (segments, points, matrix, size) -> boxes;
             "paste" (image, outlines in whole pixels) -> image with what lies within them there once more, mirrored;
             "masks" (size, segments, ratio)
             -> mask and order; "separate masks" (size, segments, ratio) -> masks. "last pixels": colours, flips and the

@@ -127,14 +127,14 @@ def bind(instance: Any, name: str, wrapper: Wrapper) -> None:
 
 @contextmanager
 def instead(owner: Any, name: str, function: Any) -> Iterator[None]:
-    """Have another function under a name of a module or object."""
+    """Have something else under a name of a module, a class or an object."""
     before = vars(owner).get(name, owner)
-    vars(owner)[name] = function
+    setattr(owner, name, function)
     try:
         yield
     finally:
         if vars(owner).get(name) is function:  # else somebody has replaced it meanwhile, and it is theirs
             if before is owner:
-                del vars(owner)[name]
+                delattr(owner, name)
             else:
-                vars(owner)[name] = before
+                setattr(owner, name, before)

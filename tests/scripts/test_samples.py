@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 import yaml
 
+from tests.conftest import ROOT
 from tests.scripts.conftest import arguments, plan, run
+
+#: Upstream -> the parts that stand in, in all cases together.
+PARTS = {"canvas", "colours", "planes", "blend", "even polygons", "boxes around polygons", "masks", "separate masks"}
+
+
+@pytest.mark.parametrize("upstream", ["yolov5", "yolov9"])
+def test_the_same_samples(request, python, models, upstream):
+    """Every byte, with mosaics, letterboxes, pastes, turns and odd images; nothing has failed or differed."""
+    root, published = request.getfixturevalue(upstream), models / f"hyp{upstream[-1]}.yaml"
+    words = ("--compare", 20, "--images", 6, "--imgsz", 96)
+    lines = python(ROOT / "benchmarks/script_loading.py", root, published, *words).stdout.splitlines()
+    cases = [json.loads(line) for line in lines if line.startswith("{")]
+    assert len(cases) == 14
+    for case in cases:
+        assert (case["different"], case["trouble"]) == ([], []), case
+    assert {name for case in cases for name, times in case["stood in"].items() if times} == PARTS
 
 
 def test_the_same_training(drive, yolov9, yolov5, models, data, tmp_path):
@@ -34,7 +54,7 @@ def test_the_same_training(drive, yolov9, yolov5, models, data, tmp_path):
         items = {one["name"]: one for one in plan(tmp_path / runs[1]["name"])["patches"]}
         item = items["fast-load"]
         assert (item["status"], item["verified"]) == ("active", True), item
-        assert "objects pasted where they lie" in item["reason"]
+        assert "a mosaic painted where it is seen" in item["reason"]
         fed = items["feeding"]
         changes = [(one["what"], one["upstream"], one["patched"]) for one in fed["changes"]]
         memory = ("images of a batch", "in shared memory of its own", "in memory that batches use again")

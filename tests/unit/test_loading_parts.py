@@ -24,13 +24,16 @@ def plain_masks(size, segments, ratio):
     return np.array(drawn)
 
 
-def fuzzed(random, size, count):
-    """Return polygons, some degenerate: points, lines, on and along the borders, crossing themselves."""
+def fuzzed(random, size, count, beyond=0):
+    """Return polygons, some degenerate: points, lines, on and along the borders, crossing themselves.
+
+    They are cut off some pixels beyond the borders.
+    """
     height, width = size
     points = random.uniform(0, 1, (count, 40, 2)) * random.uniform(0, 1, (count, 1, 2)) + random.uniform(
         -0.5, 1, (count, 1, 2)
     )
-    points = np.clip(points * (width, height), 0, (width, height)).astype(np.float32)
+    points = np.clip(points * (width, height), -beyond, (width + beyond, height + beyond)).astype(np.float32)
     points[::5] = points[::5, :1]
     points[1::7, :, 0] = width
     points[2::7, :, 1] = points[2::7, :1, 1]
@@ -42,7 +45,8 @@ def test_masks(ratio):
     random = np.random.default_rng(ratio)
     for turn in range(40):
         size = tuple(int(8 * side) for side in random.integers(2, 60, 2))
-        segments = fuzzed(random, size, int(random.integers(1, masks.MOST + 1)) if turn % 8 == 0 else 9)
+        count = int(random.integers(1, masks.MOST + 1)) if turn % 8 == 0 else 9
+        segments = fuzzed(random, size, count, beyond=turn % 3 * 100)
         drawn = plain_masks(size, segments, ratio)
         assert alike(masks.separate(size, segments, ratio), drawn)
         order = np.argsort(-np.array([mask.sum() for mask in drawn]))
@@ -57,7 +61,7 @@ def test_masks_that_are_left_to_upstream():
     assert masks.overlapping((32, 32), inside, 4) is not None
     assert masks.overlapping((32, 30), inside, 4) is None
     assert masks.overlapping((32, 32), inside, 3) is None
-    assert masks.overlapping((32, 32), inside * 7, 4) is None
+    assert masks.overlapping((32, 32), inside * 7000, 4) is None
     assert masks.overlapping((32, 32), inside * np.float32(np.nan), 4) is None
     assert masks.overlapping((32, 32), np.repeat(inside, 1000, 0), 4) is None
     assert masks.separate((32, 32), inside[:0], 4) is None

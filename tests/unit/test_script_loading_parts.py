@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from yolo_patches.loading import paste, script_polygons
+from yolo_patches.loading import canvas, paste, script_polygons
 from yolo_patches.loading.part import COMPARED, DIFFERS, RAISES, Ledger, Part, alike
+from yolo_patches.upstreams.scripts.sample_canvas import Canvases, Painting
+from yolo_patches.upstreams.scripts.sample_objects import Boxes
 from yolo_patches.upstreams.scripts.sample_parts import STAND_INS
 
 
@@ -59,6 +61,142 @@ def test_polygons():
     assert script_polygons.evenly([], 1000) is None
 
 
+def plain_box(points, width, height):
+    """Return the box around the points that an image shows."""
+    inside = points[((points >= 0) & (points <= (width, height))).all(1)]
+    return np.concatenate((inside.min(0), inside.max(0))) if inside[:, 0].any() else np.zeros(4)
+
+
+def plain_boxes(segments, matrix, size):
+    """Warp every point of every polygon."""
+    resampled = (np.hstack((one, np.ones((1000, 1)))) for one in script_polygons.evenly(segments, 1000))
+    return np.stack([plain_box((one @ matrix.T)[:, :2], *size) for one in resampled])
+
+
+def test_boxes_around_polygons():
+    draw, seen = np.random.default_rng(2), 0
+    for turn in range(150):
+        segments = outlines(draw, 400, 500, int(draw.integers(1, 20)))
+        segments += [np.array([[0, y], [0, y + 9]], np.float32) for y in (0, 50)]  # along a border
+        matrix = np.diag([draw.uniform(0.1, 2)] * 2 + [1.0])
+        matrix[:2, 2] = (0, 0) if turn % 5 == 0 else draw.uniform(-400, 300, 2)
+        expected = plain_boxes(segments, matrix, (300, 200))
+        seen += int(expected.any(1).sum())
+        assert alike(script_polygons.around(segments, 1000, matrix[:2], (300, 200)), expected)
+    assert seen > 300
+    matrix[0, 1] = 0.1
+    assert script_polygons.around(segments, 1000, matrix[:2], (300, 200)) is None
+
+
+class Warping:
+    """What upstream's warp is made of; it does not ask for the boxes of some polygons."""
+
+    def __init__(self):
+        self.left = ()
+        self.cv2, self.resample_segments = cv2, lambda segments, n=1000: script_polygons.evenly(segments, n)
+        self.segment2box = plain_box
+
+    def random_perspective(self, im, targets=(), segments=(), scale=0.5):
+        matrix = np.diag([random.uniform(1 - scale, 1 + scale)] * 2 + [1.0])
+        im = self.cv2.warpAffine(im, matrix[:2], dsize=(50, 40), borderValue=(114, 114, 114))
+        found = []
+        for number, one in enumerate(self.resample_segments(list(segments))):
+            points = np.hstack((one, np.ones((len(one), 1)))) @ matrix.T
+            found.append(self.segment2box(points[:, :2], 50, 40) if number not in self.left else np.ones(4))
+        return im, np.stack(found)
+
+
+@pytest.mark.parametrize(("left", "late"), [((), False), ((2,), False), ((2,), True)])
+def test_a_warp_takes_the_boxes_that_it_is_given(left, late):
+    """One that leaves some, at once or later, has upstream's, from the same random numbers."""
+    theirs, ours, ledger = Warping(), Warping(), Ledger(["boxes"])
+    boxes = Boxes(Part("boxes", script_polygons.AROUND, ledger))
+    ours.cv2, ours.segment2box = boxes.opencv(cv2), boxes.box(plain_box)
+    ours.resample_segments = boxes.resample(ours.resample_segments)
+    warp = boxes.warp(ours.random_perspective)
+    draw = np.random.default_rng(3)
+    for turn in range(2 * COMPARED):
+        theirs.left = ours.left = () if late and turn < COMPARED else left
+        segments = outlines(draw, 60, 80, 5)
+        image, targets = draw.integers(0, 256, (60, 80, 3), np.uint8), np.ones((5, 5))
+        made = []
+        for function in (theirs.random_perspective, warp):
+            random.seed(turn)
+            made.append((*function(image, targets, segments), random.random()))
+        assert all(map(alike, *made)), turn
+    assert (ledger.has("boxes", 0), ledger.has("boxes", RAISES)) == (late or not left, late)
+
+
+class Mosaic:
+    """A data set of mosaics as upstreams paint them; `then` is what else it does with one."""
+
+    augment, np, cv2 = True, np, cv2
+
+    def __init__(self, then):
+        self.then = then
+
+    def __getitem__(self, index):
+        x, y = (int(random.uniform(8, 24)) for _ in range(2))
+        image = self.np.full((32, 32, 3), 114, dtype=np.uint8)
+        image[0:y, 0:x] = np.random.randint(0, 256, (y, x, 3)).astype(np.uint8)
+        image[y:32, x:32] = np.random.randint(0, 256, (32 - y, 32 - x, 3)).astype(np.uint8)
+        self.then(image)
+        matrix = np.array([[1.3, 0, random.uniform(-20, 9)], [0, 1.3, -3]])
+        return self.cv2.warpAffine(image, matrix, dsize=(16, 16), borderValue=(114, 114, 114))
+
+
+def fails(image):
+    raise LookupError("upstream's own")
+
+
+@pytest.mark.parametrize(
+    ("then", "column"),
+    [(lambda image: None, 0), (lambda image: image.mean(), RAISES), (lambda image: image[3, 3], RAISES), (fails, None)],
+)
+def test_canvas(then, column):
+    """Whatever else upstream does with a canvas has upstream's result, and so have its own errors."""
+    ledger = Ledger(["canvas"])
+    canvases = Canvases(Part("canvas", canvas.WAYS, ledger))
+    theirs, ours = Mosaic(then), Mosaic(then)
+    ours.np, ours.cv2 = canvases.numpy(np), canvases.opencv(cv2)
+    sample = canvases.samples(Mosaic.__getitem__)
+    for turn in range(2 * COMPARED):
+        made = []
+        for function, data in ((Mosaic.__getitem__, theirs), (sample, ours)):
+            random.seed(turn)
+            np.random.seed(turn)
+            if then is fails:
+                with pytest.raises(LookupError, match="upstream's own"):
+                    function(data, turn)
+                made.append([random.random()])
+            else:
+                made.append([function(data, turn), random.random(), np.random.random()])
+        assert all(map(alike, *made)), turn
+    assert [name for name in (0, DIFFERS, RAISES) if ledger.has("canvas", name)] == ([] if column is None else [column])
+    assert isinstance(ours.np.full((4, 4, 3), 114, dtype=np.uint8), np.ndarray)  # outside of a sample
+
+
+def test_letterbox_and_perspective():
+    """A border is a canvas in a sample that is warped, and nowhere else; a warp that we do not know sees it whole."""
+    part = Part("canvas", canvas.WAYS, Ledger(["canvas"]))
+    canvases = Canvases(part)
+    opencv, image = canvases.opencv(cv2), np.full((4, 6, 3), 9, np.uint8)
+    border = {"value": (114, 114, 114)}
+
+    kinds = []
+
+    def bordered(*_):
+        made = opencv.copyMakeBorder(image, 1, 2, 3, 0, cv2.BORDER_CONSTANT, **border)
+        kinds.append(type(made))
+        return opencv.warpPerspective(made, np.eye(3), dsize=(9, 7))
+
+    whole = cv2.copyMakeBorder(image, 1, 2, 3, 0, cv2.BORDER_CONSTANT, **border)
+    plain = type("Plain", (), {"augment": False})
+    assert alike(canvases.samples(bordered)(Mosaic(None), 0), whole)
+    assert alike(canvases.samples(bordered)(plain, 0), whole)
+    assert kinds == [Painting, np.ndarray]
+
+
 def upstreams(im, labels, segments, p=0.5):
     """Paste as upstreams do: labels and polygons are joined, and drawn from, beside the pixels."""
     chosen = random.sample(range(len(segments)), k=round(p * len(segments)))
@@ -68,6 +206,26 @@ def upstreams(im, labels, segments, p=0.5):
         segments.append(np.concatenate((im.shape[1] - one[:, :1], one[:, 1:]), 1))
     im[:] = on_a_canvas(im, [segments[number].astype(np.int32) for number in chosen])
     return im, labels, segments
+
+
+def test_pasting_on_a_canvas():
+    """What is noted there is what upstream pastes, and a canvas that nothing is pasted on stays as it is."""
+    ours = STAND_INS["paste"](Part("paste", paste.WAYS, Ledger(["paste"])), upstreams)
+    draw = np.random.default_rng(4)
+    for turn in range(30):
+        segments = outlines(draw, 60, 80, 1 + turn % 7)
+        labels = draw.random((len(segments), 5)).astype(np.float32)
+        image = draw.integers(0, 256, (60, 80, 3), np.uint8)
+        painting = Painting(image.shape, image.copy() if turn % 2 else None)
+        painting[0:60, 0:80] = image
+        made = []
+        for function, canvas_ in ((upstreams, image.copy()), (ours, painting)):
+            random.seed(turn)
+            result, *rest = function(canvas_, labels.copy(), list(segments), 0.1 + turn % 3 / 3)
+            made.append((result if canvas_ is not painting else result.canvas.painted(), *rest, random.random()))
+        assert all(map(alike, *made)), turn
+    with pytest.raises(ValueError, match="part of an image"):
+        painting[0:4, 0:4] = image
 
 
 def broken(image, outlines):

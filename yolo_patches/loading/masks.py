@@ -12,6 +12,8 @@ import numpy as np
 RATIOS = (1, 2, 4, 8, 16)
 #: Up to here upstream's sums of overlapping masks fit into a byte in every release.
 MOST = 127
+#: Pixels from the image's corner at which points are still drawn as they are elsewhere.
+FARTHEST = 1 << 14
 
 
 def overlapping(size: Any, segments: Any, ratio: int) -> Any:
@@ -69,10 +71,11 @@ def _places(size: Any, segments: Any, ratio: int) -> list[tuple[int, int, int, i
     for axis, side in ((0, width), (1, height)):
         values = np.ascontiguousarray(segments[..., axis])  # NumPy is several times as fast along such rows
         low, high = values.min(1), values.max(1)
-        if not ((low >= 0).all() and (high <= side).all()):  # not a number is neither
+        if not ((low >= -FARTHEST).all() and (high <= FARTHEST).all()):  # not a number is neither
             return None
-        first = np.minimum(low.astype(np.int32), side - 1) // ratio
-        ends += [first.tolist(), np.minimum(high.astype(np.int32) // ratio + 1, side // ratio).tolist()]
+        low, high = (np.clip(edge, 0, side).astype(np.int32) for edge in (low, high))
+        first = np.minimum(low, side - 1) // ratio
+        ends += [first.tolist(), np.minimum(high // ratio + 1, side // ratio).tolist()]
     left, right, top, bottom = ends
     return list(zip(left, top, right, bottom))
 

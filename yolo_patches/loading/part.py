@@ -101,6 +101,11 @@ class Part:
         """Note that ours has done the work."""
         self._ledger.count(self.name, CALLS)
 
+    def failed(self) -> None:
+        """Note that ours has failed: upstream's does it from here on, in this process."""
+        self.ways.clear()
+        self._ledger.count(self.name, RAISES)
+
     @property
     def off(self) -> bool:
         """Whether everything is upstream's, in all processes."""
@@ -143,9 +148,8 @@ class Part:
     def _made(self, way: Callable[..., Any], *args: Any) -> Any:
         try:
             return way(*args)
-        except Exception:  # whatever it is, upstream's does it from here on; the training's process tells
-            self.ways.clear()
-            self._ledger.count(self.name, RAISES)
+        except Exception:  # whatever it is, the training's process tells
+            self.failed()
             return None
 
 

@@ -12,7 +12,7 @@ def planes(image: Any, swapped: bool) -> Any:
     """Return an image's channels as planes.
 
     Args:
-        image: Bytes, [H, W, 3]; it may be a view with rows or columns in reverse.
+        image: Bytes, [H, W, 3]; it may be a view with rows or columns in reverse, or of a part of another.
         swapped: Whether the last channel comes first.
 
     Returns:
@@ -22,7 +22,7 @@ def planes(image: Any, swapped: bool) -> Any:
         return None
     upside_down, mirrored = image.strides[0] < 0, image.strides[1] < 0
     as_stored = image[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-    if not as_stored.flags.c_contiguous:
+    if as_stored.strides[1:] != (3, 1):
         return None
     if upside_down or mirrored:
         as_stored = cv2.flip(as_stored, -1 if upside_down and mirrored else int(mirrored))

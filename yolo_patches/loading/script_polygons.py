@@ -1,4 +1,4 @@
-"""Polygons as YOLOv5 and YOLOv9 resample them: evenly, with eight bytes a coordinate."""
+"""Polygons as YOLOv5 and YOLOv9 resample and warp them: evenly, with eight bytes a coordinate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
+#: Pixels from the image's borders within which all points of a polygon are looked at.
+NEAR = 1e-3
+
 
 def evenly(segments: Any, points: int) -> Any:
-    """Resample polygons evenly along their corners' numbers.
+    """Resample polygons evenly along their corners' numbers, all at once.
+
+    Between two corners lies what `numpy.interp` computes: the difference by the share of the way, and the corner.
 
     Args:
         segments: Polygons, each [corners, 2].
@@ -18,23 +23,94 @@ def evenly(segments: Any, points: int) -> Any:
     Returns:
         Polygons, each [points, 2], float64; None where these are none that can be resampled.
     """
-    plain = all(isinstance(one, np.ndarray) and one.ndim == 2 and one.shape[1] == 2 and len(one) for one in segments)
-    return [_resampled(one, points) for one in segments] if plain and len(segments) else None
+    if not len(segments) or not all(map(_is_plain, segments)):
+        return None
+    counts, corners = _corners(segments)
+    grids = [_grid(count, points) for count in counts]
+    return list(_points(counts, corners, grids).reshape(2, len(segments), points).transpose(1, 2, 0))
 
 
-#: The one way of both upstreams.
+def around(segments: Any, points: int, matrix: Any, size: tuple[int, int]) -> Any:
+    """Return the boxes around what an image shows of polygons, once they are resampled and warped.
+
+    Args:
+        segments: Polygons, each [corners, 2].
+        points: Of each, after `evenly`.
+        matrix: Of the warp, [2, 3].
+        size: Width and height of the image.
+
+    Returns:
+        [N, 4], float64, zeros where nothing is seen; None where the warp does more than scale and move, or where these
+        are no polygons that can be resampled.
+    """
+    if matrix[0][1] or matrix[1][0] or not len(segments) or not all(map(_is_plain, segments)):
+        return None
+    counts, corners = _corners(segments)
+    low, high = (
+        edge.reduceat(corners, np.cumsum([0, *counts[:-1]]), axis=1) * matrix[[0, 1], [0, 1]][:, None] + matrix[:, 2:]
+        for edge in (np.minimum, np.maximum)
+    )
+    low, high, sides = np.minimum(low, high), np.maximum(low, high), np.array(size)[:, None]
+    near = ((low <= sides + NEAR) & (high >= -NEAR)).all(0) & ~((low > NEAR) & (high < sides - NEAR)).all(0)
+    grids = [(_grid if every else _ends)(count, points) for count, every in zip(counts, near.tolist())]
+    places = _points(counts, corners, grids)
+    places *= matrix[[0, 1], [0, 1]][:, None]
+    places += matrix[:, 2:]
+    inside = ((places >= 0) & (places <= sides)).all(0)
+    starts = np.cumsum([0, *(len(index) for index, _ in grids[:-1])])
+    least = np.minimum.reduceat(np.where(inside, places, np.inf), starts, axis=1)
+    most = np.maximum.reduceat(np.where(inside, places, -np.inf), starts, axis=1)
+    boxes = np.concatenate((least, most)).T
+    boxes[most[0] <= 0] = 0  # upstream takes a polygon that shows no other x than 0 for one that is not seen
+    return boxes
+
+
+#: The one way of both upstreams, each.
 WAYS = (evenly,)
+AROUND = (around,)
+
+
+def _is_plain(segment: Any) -> bool:
+    return isinstance(segment, np.ndarray) and segment.ndim == 2 and segment.shape[1] == 2 and len(segment) > 0
 
 
 @lru_cache(maxsize=4096)
 def _grid(corners: int, points: int) -> tuple[Any, Any]:
-    return np.linspace(0, corners - 1, points), np.arange(corners)
+    """Return before which corner's successor each point lies, and how far on the way."""
+    places = np.linspace(0, corners - 1, points)
+    index = np.minimum(places.astype(np.int64), corners - 1)
+    return index, places - index
 
 
-def _resampled(segment: Any, points: int) -> Any:
-    closed = np.concatenate((segment, segment[:1]))
-    places, numbers = _grid(len(closed), points)
-    result = np.empty((2, points))
-    for axis in range(2):
-        result[axis] = np.interp(places, numbers, closed[:, axis])
-    return result.T
+@lru_cache(maxsize=4096)
+def _ends(corners: int, points: int) -> tuple[Any, Any]:
+    """Return the first and the last point of each edge, as `_grid` does all: no other lies farther out."""
+    index, share = _grid(corners, points)
+    changes = np.flatnonzero(np.diff(index))
+    kept = np.unique(np.concatenate(([0], changes, changes + 1, [points - 1])))
+    return index[kept], share[kept]
+
+
+def _corners(segments: Any) -> tuple[list[int], Any]:
+    """Return how many corners closed polygons have, and all of them, one after the other, [2, n], float64."""
+    closed = np.concatenate([part for one in segments for part in (one, one[:1])])
+    return [len(one) + 1 for one in segments], np.ascontiguousarray(closed.T, np.float64)
+
+
+def _points(counts: list[int], corners: Any, grids: Any) -> Any:
+    """Return points of polygons, one after the other, [2, n], float64.
+
+    Args:
+        counts: How many corners each has.
+        corners: Of all; see `_corners`.
+        grids: Of each, where its points lie; see `_grid`.
+    """
+    index = np.concatenate([before for before, _ in grids])
+    index += np.cumsum([0, *counts[:-1]]).repeat([len(before) for before, _ in grids])
+    share = np.concatenate([part for _, part in grids])
+    result = np.empty((2, len(index)))
+    for points, values in zip(result, corners):
+        slopes = np.append(values[1:] - values[:-1], 0)
+        np.multiply(slopes.take(index), share, out=points)
+        points += values.take(index)
+    return result

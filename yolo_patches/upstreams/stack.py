@@ -63,6 +63,14 @@ class Overlay(ModuleType):
         return getattr(self._library, name)
 
 
+class KeepingOverlay(Overlay):
+    """An overlay that looks everything up once, for what is called many times and changed by nobody meanwhile."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = vars(self)[name] = getattr(self._library, name)
+        return found
+
+
 def torch_overlay(torch: Any, load: Callable[..., Any] | None, amp: bool, clip: Callable[..., Any] | None) -> Overlay:
     """Return torch with other functions.
 

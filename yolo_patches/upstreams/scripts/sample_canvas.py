@@ -1,0 +1,154 @@
+"""YOLOv9's and YOLOv5's mosaic, letterbox and warp, on a canvas that is painted only where the warp looks at it.
+
+Upstream's own code lays the images out and warps: its names of NumPy and OpenCV give it a
+canvas that notes what would be painted. Whatever else it does with one is an error, and the sample is upstream's.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import cv2
+import numpy as np
+
+from yolo_patches.loading.canvas import GREY, Canvas, Tile
+from yolo_patches.loading.part import Part
+from yolo_patches.upstreams.stack import KeepingOverlay
+
+#: What upstream fills a polygon with on the mask of what is pasted.
+FILLED = 1
+
+
+class Painting:
+    """What upstream takes for an image with one byte a channel, [H, W, 3], and paints parts of images on.
+
+    Args:
+        shape: Height, width and channels.
+        whole: The same as upstream has it, where both are compared; None where they are not.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], whole: Any) -> None:
+        self.shape = shape
+        self.canvas = Canvas(shape, [], whole=whole)
+
+    def __setitem__(self, place: tuple[slice, slice], image: Any) -> None:
+        rows, columns = place
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if image.shape != (height, width, 3) or min(rows.start, columns.start) < 0 or image.dtype != np.uint8:
+            raise ValueError("this is no part of an image")
+        if self.canvas.whole is not None:
+            self.canvas.whole[place] = image
+        self.canvas.tiles.append(Tile(image, columns.start, rows.start, width, height, 0, 0))
+
+
+class Canvases:
+    """The canvases of one training's samples, in one process.
+
+    Args:
+        part: Warps them.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._local = threading.local()
+
+    def samples(self, theirs: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a data set's `__getitem__`, in which upstream is given canvases."""
+
+        @wraps(theirs)
+        def __getitem__(dataset: Any, index: int) -> Any:  # noqa: N807 - what it is
+            if self._part.off or not self._part.ways or not dataset.augment:
+                return theirs(dataset, index)
+            before = random.getstate(), np.random.get_state()
+            self._local.painting = True
+            try:
+                return theirs(dataset, index)
+            except Exception:  # upstream's own error shows below, where there is one
+                self._local.painting = False
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+                sample = theirs(dataset, index)
+                self._part.failed()
+                return sample
+            finally:
+                self._local.painting = False
+
+        return __getitem__
+
+    def numpy(self, library: Any) -> KeepingOverlay:
+        """Return NumPy, whose `full` makes a canvas where upstream would fill one with grey."""
+
+        def full(shape: Any, fill_value: Any, dtype: Any = None, **more: Any) -> Any:
+            grey = fill_value == GREY and dtype is np.uint8 and not more
+            if not (self._painting and grey and len(shape) == 3 and shape[2] == 3):
+                return library.full(shape, fill_value, dtype, **more)
+            whole = None if self._part.believed else library.full(shape, fill_value, dtype)
+            return Painting(tuple(shape), whole)
+
+        return KeepingOverlay(library, full=full)
+
+    def opencv(self, library: Any) -> KeepingOverlay:
+        """Return OpenCV, whose borders are a canvas, and which warps canvases."""
+
+        def copyMakeBorder(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - their name
+            made = self._bordered(*args, **kwargs) if self._painting and set(kwargs) == {"value"} else None
+            return library.copyMakeBorder(*args, **kwargs) if made is None else made
+
+        def warpAffine(image: Any, matrix: Any, **how: Any) -> Any:  # noqa: N802
+            if not isinstance(image, Painting):
+                return library.warpAffine(image, matrix, **how)
+
+            def upstream(canvas: Canvas, matrix: Any, *_: Any) -> Any:
+                return library.warpAffine(canvas.painted(), matrix, **how)
+
+            if how.get("borderValue") != (GREY, GREY, GREY) or set(how) != {"dsize", "borderValue"}:
+                return upstream(image.canvas, matrix)
+            return self._part(upstream, image.canvas, matrix, tuple(how["dsize"]))
+
+        def warpPerspective(image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+            whole = image.canvas.painted() if isinstance(image, Painting) else image
+            return library.warpPerspective(whole, *args, **kwargs)
+
+        return KeepingOverlay(
+            library, copyMakeBorder=copyMakeBorder, warpAffine=warpAffine, warpPerspective=warpPerspective
+        )
+
+    def _bordered(
+        self, image: Any, top: int, bottom: int, left: int, right: int, kind: int, *, value: Any
+    ) -> Painting | None:
+        if kind != cv2.BORDER_CONSTANT or tuple(value) != (GREY, GREY, GREY):
+            return None
+        if image.dtype != np.uint8 or image.shape[2:] != (3,) or min(top, bottom, left, right) < 0:
+            return None
+        height, width = image.shape[:2]
+        whole = None if self._part.believed else cv2.copyMakeBorder(image, top, bottom, left, right, kind, value=value)
+        made = Painting((top + height + bottom, left + width + right, 3), whole)
+        made.canvas.tiles.append(Tile(image, left, top, width, height, 0, 0))
+        return made
+
+    @property
+    def _painting(self) -> bool:
+        return getattr(self._local, "painting", False)
+
+
+def paste(painting: Painting, outlines: Any, upstream: Callable[..., Any]) -> Painting:
+    """Note on a canvas what is pasted on its other side.
+
+    Args:
+        painting: The canvas.
+        outlines: Of what is pasted, in whole pixels, before they are mirrored.
+        upstream: Pastes on a whole canvas.
+    """
+    canvas = painting.canvas
+    if canvas.whole is not None:
+        canvas.whole = upstream(canvas.whole, outlines)
+    if outlines:
+        mask = np.zeros(canvas.shape[:2], np.uint8)
+        for outline in outlines:
+            cv2.drawContours(mask, [outline], -1, FILLED, cv2.FILLED)
+        canvas.pasted.append(cv2.flip(mask, 1))
+    return painting
