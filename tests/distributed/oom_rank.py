@@ -1,4 +1,4 @@
-"""Steps of one of several ranks whose allocator fails: `oom_rank.py RANK RANKS STORE POINTS`.
+"""Steps of one of several ranks whose allocator fails: `oom_rank.py RANK RANKS STORE POINTS [KERNELS]`.
 
 A small network in DistributedDataParallel, whose loss divides by what all ranks share. Rank 0 prints as JSON, for each
 setting, of POINTS single and POINTS double failures beside the first and the last ones:
@@ -8,22 +8,30 @@ setting, of POINTS single and POINTS double failures beside the first and the la
     apart       largest difference of gradients, and of statistics that ranks share, between ranks
     fired       failures, on all ranks
     messages    of layers to the other ranks in a step without failures, and in those with
+
+    shards      largest relative difference from torch's own function, one rank without images included
+
+KERNELS: BatchNorm is synchronised by CUDA's, on a device ("cuda") or played on the CPU ("played"); a step without the
+guard then has torch's own function.
 """
 
 import gc
 import json
 import random
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.distributed import played_kernels
 from tests.upstream import oom_runs
 from yolo_patches.memory_seams import MicroStep
-from yolo_patches.nn import neighbours, sync_batchnorm
+from yolo_patches.nn import gathering, neighbours, sync_batchnorm
 from yolo_patches.nn.common_step import common_step
+from yolo_patches.nn.exchanges import Exchanges
 from yolo_patches.nn.shards import rank_mean
 from yolo_patches.patches.oom_guard import OomGuard
 from yolo_patches.upstreams import normaliser_calls
@@ -32,6 +40,7 @@ IMAGES = 6
 #: Whether ranks share BatchNorm's statistics, whether they share normalisers, and whether BatchNorm is frozen.
 SETTINGS = ((0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 0, 0), (1, 1, 0))
 SEED = 5
+DEVICE = "cpu"
 
 
 class Listener:
@@ -89,7 +98,7 @@ class Rank:
 
     def __init__(self, rank, synchronised, normalised, frozen):
         torch.manual_seed(0)
-        self.model = Detector().double()
+        self.model = Detector().double().to(DEVICE)
         if synchronised:
             sync_batchnorm.convert(self.model)
         self.ddp = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
@@ -99,8 +108,8 @@ class Rank:
                 module.eval()
         draw = torch.Generator().manual_seed(rank)
         self.batch = {
-            "img": torch.randn(IMAGES, 3, 12, 12, generator=draw, dtype=torch.float64),
-            "objects": torch.randint(0, 9 if rank else 2, (IMAGES, 2), generator=draw).double(),
+            "img": torch.randn(IMAGES, 3, 12, 12, generator=draw, dtype=torch.float64).to(DEVICE),
+            "objects": torch.randint(0, 9 if rank else 2, (IMAGES, 2), generator=draw).double().to(DEVICE),
         }
         self.state = {name: value.clone() for name, value in self.model.state_dict().items()}
 
@@ -155,6 +164,13 @@ class Messages:
             send(near, message)
 
         neighbours.Neighbours.send = counted
+        begin = gathering.GatheredOnDevice.__init__
+
+        def begun(message, *args):
+            self.number += 1
+            begin(message, *args)
+
+        gathering.GatheredOnDevice.__init__ = begun
 
     def taken(self):
         number, self.number = self.number, 0
@@ -174,10 +190,10 @@ def guarded():
     return guard
 
 
-def examine(rank, ranks, synchronised, normalised, frozen, number, messages):
+def examine(rank, ranks, synchronised, normalised, frozen, number, messages, kernels):
     training = Rank(rank, synchronised, normalised, frozen)
     _, plain, plain_statistics = training.step(None, [])
-    sent = {messages.taken()}
+    sent = {messages.taken()} - ({0} if kernels else set())
     quiet, reference, statistics = training.step(guarded(), [])
     sent.add(messages.taken())
     result = {
@@ -204,26 +220,71 @@ def examine(rank, ranks, synchronised, normalised, frozen, number, messages):
         result["apart"] = max(result["apart"], difference(apart))
         result["fired"] += len(allocator.fired)
         result["steps"] += 1
-    fired = torch.tensor(result["fired"])
+    fired = torch.tensor(result["fired"], device=DEVICE)
     dist.all_reduce(fired)
     return {**result, "fired": int(fired), "messages": sorted(sent)}
 
 
-def main(rank, ranks, store, number):
+def layers_step(images, weights, parts, tracked):
+    """Return all that a step of one layer leaves, in parts of a book, or at once without one."""
+    device = images.device
+    layer = nn.BatchNorm2d(4, momentum=0.1 if tracked else None).double().to(device)
+    sync_batchnorm.convert(layer)
+    made, gradients, book = [], [], Exchanges() if parts else None
+    for start, stop in parts or [(0, len(images))]:
+        layout = torch.channels_last if tracked else torch.preserve_format
+        x = images[start:stop].clone(memory_format=layout).requires_grad_()
+        share = (stop - start) / max(len(images), 1)
+        with common_step(), book.passing(1 / share if share else 1.0, start == 0) if book else nullcontext():
+            made.append(layer(x))
+            (made[-1] * weights[start:stop]).sum().backward()
+        gradients.append(x.grad)
+    values = [*made, *gradients, layer.weight.grad, layer.bias.grad, *layer.buffers()]
+    return torch.cat([value.detach().double().cpu().flatten() for value in values if value is not None])
+
+
+def shards(rank, ranks):
+    """Compare one layer's step in a book with torch's own function, and in parts with our own for CPUs."""
+    worst = 0.0
+    for sizes in ([2] * ranks, [2 + other for other in range(ranks)], [0, *[3] * (ranks - 1)]):
+        for tracked in (False, True):
+            draw = torch.Generator().manual_seed(rank)
+            size = sizes[rank]
+            tensors = torch.randn(2, size, 4, 5, 5, generator=draw, dtype=torch.float64).to(DEVICE)
+            pairs = [[layers_step(*tensors, parts, tracked) for parts in (None, [(0, size)])]]
+            if all(sizes):
+                parts = [(0, 1), (1, size)] if rank else [(0, size)]
+                ours = layers_step(*tensors, parts, tracked)
+                with played_kernels.put_aside():
+                    pairs.append([ours, layers_step(*tensors.cpu(), parts, tracked)])
+            for one, two in pairs:
+                apart = float((one - two).norm() / two.norm())
+                worst = max(worst, apart if apart >= 0 else float("inf"))
+    return worst
+
+
+def main(rank, ranks, store, number, kernels=""):
+    global DEVICE
     torch.set_num_threads(1)
+    played = played_kernels.play() if kernels == "played" else None
+    if kernels == "cuda":
+        DEVICE = "cuda:0"
+        torch.backends.cudnn.deterministic = True
     gc.freeze()  # each failure collects garbage, and what has been imported is none
     oom_runs.LEAST = 512
     dist.init_process_group(
         "gloo", f"file://{store}", timeout=timedelta(seconds=60), rank=int(rank), world_size=int(ranks)
     )
     results, messages = {}, Messages()
-    for synchronised, normalised, frozen in SETTINGS:
+    for synchronised, normalised, frozen in SETTINGS[3:] if kernels else SETTINGS:
         name = ("synchronised " if synchronised else "") + ("normalised " if normalised else "") + frozen * "frozen"
         results[name.strip()] = examine(
-            int(rank), int(ranks), synchronised, normalised, bool(frozen), int(number), messages
+            int(rank), int(ranks), synchronised, normalised, bool(frozen), int(number), messages, bool(kernels)
         )
+    compared = shards(int(rank), int(ranks)) if kernels else 0
     if rank == "0":
-        print(json.dumps(results))
+        print(json.dumps({"settings": results, "shards": compared}))
+    del played
     dist.destroy_process_group()
 
 

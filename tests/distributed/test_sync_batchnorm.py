@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules._functions import SyncBatchNorm as NativeFunction
 
-from yolo_patches.nn import neighbours, sync_batchnorm
+from yolo_patches.nn import gathering, neighbours, sync_batchnorm
 from yolo_patches.nn.common_step import common_step
 from yolo_patches.nn.sync_batchnorm import (
     SyncBatchNorm1d,
@@ -261,7 +261,7 @@ def check_recomputed(rank, world):
 
 def check_compiled(rank, world):
     """Under torch.compile: asked at each call whether a step is under way."""
-    if world > 2 or sync_batchnorm.neighbours is not neighbours.neighbours:
+    if world > 2 or gathering.neighbours is not neighbours.neighbours:
         return None  # takes seconds
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.SiLU())
     convert(net)
@@ -383,7 +383,7 @@ def check_routes(rank, world):
     none = neighbours._connect(dist.group.WORLD)
     neighbours._listen = listen
     long = torch.ones(neighbours.LONGEST // 4 + 1)
-    gathered = sync_batchnorm._Gathered(long, dist.group.WORLD, world).wait()
+    gathered = gathering.Gathered(long, dist.group.WORLD, world).wait()
     return {
         "near": here is not None,
         "one cannot": none,
@@ -512,7 +512,7 @@ def check_double_backward(rank, world):
 def measure(rank, world, route, folder):
     """Be one rank: run every check and write down what it found."""
     if route == "far":
-        sync_batchnorm.neighbours = lambda group: None
+        gathering.neighbours = lambda group: None
     store = dist.FileStore(str(folder / f"store of {world} {route}"), world)
     timeout = datetime.timedelta(seconds=200)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
@@ -566,7 +566,7 @@ class Fault(nn.Module):
 def suffer(rank, name, route, folder):
     """Be one of two ranks: rank 1 meets a fault in its second step, rank 0 writes down what it sees of that."""
     if route == "far":
-        sync_batchnorm.neighbours = lambda group: None
+        gathering.neighbours = lambda group: None
     file = folder / f"{name} {route}"
     dist.init_process_group("gloo", store=dist.FileStore(f"{file} store", 2), rank=rank, world_size=2)
     fault = Fault()

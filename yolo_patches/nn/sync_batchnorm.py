@@ -19,8 +19,8 @@ Re-entrant activation checkpointing, whose first pass runs without gradients, is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as _NativeSyncBatchNorm  # the kernels of nn.SyncBatchNorm
 
-from yolo_patches.nn import common_step, exchanges, waits
+from yolo_patches.nn import common_step, exchanges
 from yolo_patches.nn.exchanges import Exchanges
-from yolo_patches.nn.neighbours import AWAKE, LONGEST, neighbours, yield_cpu
+from yolo_patches.nn.gathering import Gathered, alive, asked
+from yolo_patches.nn.sync_batchnorm_kernels import SyncBatchNormKernels
 
 __all__ = [
     "SyncBatchNorm1d",
@@ -69,10 +70,8 @@ def synchronises(layer: nn.Module) -> bool:
 
 def lasting(layer: nn.Module) -> str:
     """Return "" where a rank may begin a step anew and this layer tells the other ranks nothing twice, else why not."""
-    native = type(layer) is nn.SyncBatchNorm
-    kind = next((value.device.type for value in [*layer.parameters(), *layer.buffers()]), "cpu")
-    if native or (isinstance(layer, _Synchronised) and _FUNCTIONS.get(kind) is not _SyncBatchNormCPU):
-        return f"BatchNorm is synchronised by torch's own kernels on {kind}, which ranks can only call together"
+    if type(layer) is nn.SyncBatchNorm:
+        return "BatchNorm is synchronised by torch's own layers, which ranks can only call together"
     return ""
 
 
@@ -123,7 +122,7 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         function = _FUNCTIONS.get(input.device.type)
         if function is None or not (dist.is_available() and dist.is_initialized()):
             return super().forward(input)
-        group = _alive(_GROUPS[self]) if self in _GROUPS else dist.group.WORLD
+        group = alive(_GROUPS[self]) if self in _GROUPS else dist.group.WORLD
         world_size = dist.get_world_size(group)
         if world_size < 2 or not _reaches(group, input.device):
             return super().forward(input)
@@ -131,6 +130,8 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         global _passes
         cast(Any, self)._check_input_dim(input)
         book = exchanges.current()
+        if book is not None:
+            function = _LASTING.get(input.device.type, function)
         call = 0 if book is None else book.call()
         running_mean = running_var = None
         momentum = 0.0 if self.momentum is None else self.momentum
@@ -155,7 +156,7 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
             momentum,
             group,
             world_size,
-            *((book, call) if function is _SyncBatchNormCPU else ()),
+            *(() if function is _NativeSyncBatchNorm else (book, call)),
         )
         _passes += 1
         return cast(Tensor, output.to(input.dtype))
@@ -248,7 +249,7 @@ class _SyncBatchNormCPU(torch.autograd.Function):
             message = torch.zeros(3 * channels + 1, dtype=torch.float64)
         if book is not None and book.weight != 1:
             message[2 * channels :] *= book.weight  # deviations and count, as if all of the rank's images had been here
-        rows = _asked(book, "forward", call, message, group, world_size)()
+        rows = asked(book, "forward", call, message, group, partial(Gathered, message, group, world_size))()
         pivots, rests, squares, counts = torch.split(rows, [channels, channels, channels, 1], dim=1)
 
         total = counts.sum().item()
@@ -306,7 +307,9 @@ class _SyncBatchNormCPU(torch.autograd.Function):
         message = torch.cat((sum_dy_x_hat, sum_dy))
         if ctx.book is not None and ctx.book.weight != 1:
             message *= ctx.book.weight
-        answers = _asked(ctx.book, "backward", ctx.call, message, _alive(ctx.group), ctx.world_size)
+        group = alive(ctx.group)
+        send = partial(Gathered, message, group, ctx.world_size)
+        answers = asked(ctx.book, "backward", ctx.call, message, group, send)
         grad_input = x - _along_channels(mean, x)
         slope = scale / -max(ctx.total, 1)
         sum_dy_x_hat, sum_dy = answers().sum(0).mul_(slope.repeat(2)).chunk(2)
@@ -317,54 +320,8 @@ class _SyncBatchNormCPU(torch.autograd.Function):
 
 #: By type of device. AMD's GPUs are called cuda, too.
 _FUNCTIONS: dict[str, type[torch.autograd.Function]] = {"cpu": _SyncBatchNormCPU, "cuda": _NativeSyncBatchNorm}
-
-
-def _asked(
-    book: Optional[Exchanges], direction: str, call: int, message: Tensor, group: Any, world_size: int
-) -> Callable[[], Tensor]:
-    """Send a message, unless the other ranks have it already; return a function that waits for all ranks' messages."""
-    if book is None:
-        return _Gathered(message, group, world_size).wait
-    return book.ask(direction, call, message, dist.get_rank(group), lambda: _Gathered(message, group, world_size))
-
-
-class _Gathered:
-    """The equally long messages of all ranks, one a row, on their way.
-
-    Over sockets among the ranks of one machine. Else as an all-to-all of copies, the quickest that gloo has for
-    messages of this size: where it takes 60 us, all_gather takes 100 us and all_reduce 140.
-    """
-
-    def __init__(self, message: Tensor, group: Any, world_size: int) -> None:
-        self._message = message
-        near = neighbours(group)
-        self._near = near if message.numel() * message.element_size() <= LONGEST else None
-        if self._near is not None:
-            self._near.send(message)
-            return
-        self._copies = message.repeat(world_size, 1)
-        self._rows = torch.empty_like(self._copies)
-        self._work: Any = dist.all_to_all_single(self._rows, self._copies, group=group, async_op=True)
-
-    def wait(self) -> Tensor:
-        return waits.timed(self._wait)
-
-    def _wait(self) -> Tensor:
-        if self._near is not None:
-            return self._near.receive(self._message)
-        until = time.monotonic() + AWAKE
-        while not self._work.is_completed() and time.monotonic() < until:
-            yield_cpu()
-        self._work.wait()
-        return self._rows
-
-
-def _alive(group: ReferenceType[Any]) -> Any:
-    """The process group, which torch would take for the default one were it None."""
-    referent = group()
-    if referent is None:
-        raise RuntimeError("the process group of this SyncBatchNorm layer has been destroyed")
-    return referent
+#: The same where a rank may begin a step anew; by type of device.
+_LASTING: dict[str, type[torch.autograd.Function]] = {"cuda": SyncBatchNormKernels}
 
 
 def _reaches(group: Any, device: torch.device) -> bool:
