@@ -26,6 +26,13 @@ class Preparation(Act):
 
 
 @dataclass
+class PrecisionCheck(Act):
+    """Upstream is about to try on the device whether mixed precision has the results of the whole one."""
+
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass
 class MicroStep(Act):
     """The forward pass of one micro-batch in training, whose loss upstream backpropagates next.
 

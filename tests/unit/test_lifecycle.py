@@ -454,10 +454,10 @@ def test_a_handover_that_is_none(text, monkeypatch):
 
 
 def test_acts_say_whether_they_may_be_repeated():
-    from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+    from yolo_patches.memory_seams import MicroStep, PrecisionCheck, Prediction, Preparation
 
     repeatable = {act for act in Act.__subclasses__() if act.repeatable}
-    assert repeatable == {Validation, Save, Preparation, MicroStep, Prediction}
+    assert repeatable == {Validation, Save, PrecisionCheck, Preparation, MicroStep, Prediction}
 
 
 def test_what_an_upstream_has_no_place_for_is_missed_by_whoever_names_it():

@@ -2,9 +2,9 @@
 
 JOB: `runs`, a list of runs, each with upstream's `arguments` and
 
-    points      [[where, number], ...]: in "prepare", "forward", "backward", "step", "ema", "validation", what it makes
-                "detections" of, "save", the call of that number which asks for at least 4 KiB fails; a fraction is a
-                share of those there are
+    points      [[where, number], ...]: in the "check" of mixed precision (played: it asks for memory, and draws),
+                "prepare", "forward", "backward", "step", "ema", "validation", what it makes "detections" of, "save",
+                the call of that number which asks for at least 4 KiB fails; a fraction is a share of those there are
     ranks       on which they fail, where there are several; all of them otherwise
     limit       any call of the model with more images fails
     exact       float64, BatchNorm frozen: parts have the gradient of the whole to rounding
@@ -78,6 +78,7 @@ def inside(allocator, where, function):
 
 def train(data, project, job, points):
     from ultralytics import YOLO
+    from ultralytics.engine import trainer as engine
     from ultralytics.nn.tasks import BaseModel
 
     exact, limit = job.get("exact", True), job.get("limit")
@@ -148,6 +149,10 @@ def train(data, project, job, points):
             return forward(model, x, *args, **kwargs)
         return inside(allocator, "forward", forward)(model, x, *args, **kwargs)
 
+    def check(model):
+        return bool(torch.rand(LEAST).sum() < 0)
+
+    check_amp, engine.check_amp = engine.check_amp, inside(allocator, "check", check)
     BaseModel.forward = limited
     torch.Tensor.backward = inside(allocator, "backward", backward)
     try:
@@ -171,7 +176,7 @@ def train(data, project, job, points):
                     "seed": 1,
                     "verbose": False,
                     "model": "yolov8n.yaml",
-                    "amp": False,
+                    "amp": True,  # which is tried, and then left alone on a CPU
                     **job["arguments"],
                 },
             )
@@ -181,6 +186,7 @@ def train(data, project, job, points):
         return {"died": f"{type(error).__name__}: {error}"[:300], "fired": allocator.fired}, None, allocator
     finally:
         BaseModel.forward, torch.Tensor.backward = forward, backward
+        left, engine.check_amp = engine.check_amp, check_amp
     result = {
         "fired": allocator.fired,
         "steps": state["steps"],
@@ -189,7 +195,7 @@ def train(data, project, job, points):
         "fitness": float(state["trainer"].best_fitness or 0),
         "random": [float(torch.rand(())), __import__("random").random()],
         "notes": notes(state["trainer"].save_dir),
-        "names": sorted(vars(module(state["trainer"])).keys() & {"forward"}),
+        "names": sorted(vars(module(state["trainer"])).keys() & {"forward"}) + ["check"] * hasattr(left, "__wrapped__"),
         "digest": hashlib.sha256(state["end"].numpy().tobytes()).hexdigest(),
     }
     return result, state, allocator

@@ -11,6 +11,7 @@ RUNS = Path(__file__).with_name("oom_runs.py")
 SHORT = {"epochs": 1, "batch": 5, "nbs": 10}
 #: One failure in each place, in one run.
 POINTS = [
+    ["check", 1],
     ["prepare", 0.4],
     ["forward", 0.95],
     ["backward", 0.2],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yolo_patches.facts import Facts
-from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+from yolo_patches.memory_seams import MicroStep, PrecisionCheck, Prediction, Preparation
 from yolo_patches.patch import Patch, Phase
 from yolo_patches.plan import Change, Decision
 from yolo_patches.seams import Act, Live, Loading, Save, Seam, Step, Validation
@@ -77,6 +77,7 @@ class OomGuard(Patch):
         """Stand around everything that needs memory."""
         return {
             Preparation: self._again,
+            PrecisionCheck: self._check,
             MicroStep: self._micro_step,
             Step: self._step,
             Validation: self._validate,
@@ -259,20 +260,30 @@ class OomGuard(Patch):
 
         return repeated(proceed, lambda device: Snapshot(act.optimizer, act.averaged(), act.holders, device), failed)
 
+    def _check(self, act: PrecisionCheck, proceed: Callable[[], Any]) -> Any:
+        return self._again(act, self._from_here(proceed))
+
+    @staticmethod
+    def _from_here(proceed: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a function that begins each time with the random numbers that stand now."""
+        from yolo_patches.nn.random_numbers import noted
+
+        put_back = noted()
+
+        def again() -> Any:
+            put_back()
+            return proceed()
+
+        return again
+
     def _validate(self, act: Validation, proceed: Callable[[], Any]) -> Any:
         """Repeat a validation as a whole: its counts begin anew, and so do the random numbers that it draws.
 
         Where ranks wait for each other in it, what they have told each other by then is not told again.
         """
-        from yolo_patches.nn.random_numbers import noted
         from yolo_patches.nn.retelling import Retelling
 
-        put_back = noted()
-
-        def validate() -> Any:
-            put_back()
-            return proceed()
-
+        validate = self._from_here(proceed)
         if not act.together:
             return self._again(act, validate)
         with Retelling() as told:

@@ -110,11 +110,10 @@ class Attachment:
             values[VARIABLE] = self.lifecycle.handover().text()
         try:
             # The workers that this may start will read the environment.
-            with self._samples, self.lifecycle.under_way(), environment(values):
+            with self._samples, self._memory, self.lifecycle.under_way(), environment(values):
                 return wrapped(*args, **kwargs)
         finally:
             common_step.close()
-            self._memory.forget()
 
     def _get_dataloader(self, wrapped: Call, _: object, args: Arguments, kwargs: Keywords) -> Any:
         call = self.lifecycle.attempt(lambda: self._val_batch(Called(wrapped, args, kwargs)), ValLoader)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from importlib import import_module
 from logging import WARNING
 from random import getstate, setstate
@@ -18,19 +19,21 @@ from typing import Any
 import torch
 
 from yolo_patches.lifecycle import Lifecycle
-from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+from yolo_patches.memory_seams import MicroStep, PrecisionCheck, Prediction, Preparation
 from yolo_patches.seams import Normaliser
 from yolo_patches.upstreams.micro_step import Parameters, PartListener
 from yolo_patches.upstreams.next_forward import FORWARD, NextForward
 from yolo_patches.upstreams.normaliser_calls import probing
 from yolo_patches.upstreams.ultralytics import batch_parts
-from yolo_patches.wrapping import Wrapping
+from yolo_patches.wrapping import Wrapping, instead
 
 Call = Callable[..., Any]
+#: Where upstream calls the check of mixed precision, and its name there.
+TRAINER, CHECK = "ultralytics.engine.trainer", "check_amp"
 
 
 class Memory:
-    """The acts of one trainer that need memory.
+    """The acts of one trainer that need memory; entered with its training, and left with it.
 
     Args:
         trainer: The trainer.
@@ -44,6 +47,27 @@ class Memory:
         self.forget = self._next.forget
         self._parameters = Parameters()
         self._told: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Memory:
+        if self._lifecycle.listens(PrecisionCheck):
+            self._lifecycle.attempt(self._follow_check, PrecisionCheck)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put upstream's function back, and forget what a step was about to do."""
+        self._stack.close()
+        self.forget()
+
+    def _follow_check(self) -> None:
+        trainer = import_module(TRAINER)
+        upstreams = getattr(trainer, CHECK)
+
+        @wraps(upstreams)
+        def check(*args: Any, **kwargs: Any) -> Any:
+            return self._lifecycle.around(PrecisionCheck(), lambda: upstreams(*args, **kwargs))
+
+        self._stack.enter_context(instead(trainer, CHECK, check))
 
     def prepared(self, prepare: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return a batch as upstream prepares it, with these arguments, for the step that has begun."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from yolo_patches.activation import activation
 from yolo_patches.caching_seams import CacheRoom, ImageCache
 from yolo_patches.loading_seams import Feed, Samples
-from yolo_patches.memory_seams import MicroStep, Prediction, Preparation
+from yolo_patches.memory_seams import MicroStep, PrecisionCheck, Prediction, Preparation
 from yolo_patches.observation_seams import Clip, EpochEnd
 from yolo_patches.seams import (
     Arguments,
@@ -79,6 +79,7 @@ SEAMS: Mapping[type[Seam], tuple[str, ...]] = {
     Save: ("save_model",),
     Loading: (),
     Preparation: ("preprocess_batch",),
+    PrecisionCheck: (),
     MicroStep: ("preprocess_batch", *OPTIMIZER),
     Prediction: ("validate", "final_eval"),
     Samples: ("build_dataset",),
