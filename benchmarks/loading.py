@@ -56,22 +56,26 @@ CASES: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
     "turned segments": (photographs.SMALL, "polygons", "segment", {**RECIPE, "degrees": 10.0, "perspective": 0.0005}),
     "pasted later": (photographs.SMALL, "polygons", "segment", {**RECIPE, "copy_paste_mode": "mixup", "cutmix": 0.3}),
     "pasted seldom": (photographs.SMALL, "polygons", "segment", {**RECIPE, "copy_paste": 0.02}),
+    "classes": (photographs.MIXED, "classes", "classify", {}),
     "single class": (photographs.SMALL, "polygons", "segment", {"single_cls": True, "mixup": 0.5}),
 }
 #: Of fast-load.
 LEVEL = os.environ.get("FAST_LOAD_LEVEL", "exact")
-TIMED = ("boxes", "mixed sizes", "polygons", "segment", "closed", "ram")
+TIMED = ("boxes", "mixed sizes", "polygons", "segment", "closed", "ram", "classes")
 
 
 def dataset(data: Path, task: str, arguments: dict[str, Any], imgsz: int) -> Any:
     """Return upstream's training set; what a release has no argument for is left out."""
     from ultralytics.cfg import get_cfg
-    from ultralytics.data import build_yolo_dataset
+    from ultralytics.data import ClassificationDataset, build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
     from ultralytics.utils import DEFAULT_CFG
 
     known = {name: value for name, value in arguments.items() if hasattr(DEFAULT_CFG, name)}
     args = get_cfg(overrides={"task": task, "imgsz": imgsz, **known})
+    if task == "classify":
+        args.imgsz = min(imgsz, 224)
+        return ClassificationDataset(str(data / "train"), args, augment=True, prefix="train")
     found = check_det_dataset(str(data))
     return build_yolo_dataset(args, found["train"], 16, found, mode="train", rect=args.rect, stride=32)
 
@@ -102,7 +106,7 @@ def contents(sample: Any) -> list[Any]:
     values = [
         [name, value.numpy() if isinstance(value, torch.Tensor) else repr(value)] for name, value in sample.items()
     ]
-    return [*values, random.random(), float(np.random.random())]
+    return [*values, random.random(), float(np.random.random()), float(torch.rand(()))]
 
 
 def done(sample: Any) -> Any:
@@ -159,7 +163,8 @@ def fast_functions(data: Any) -> Iterator[None]:
     from yolo_patches.upstreams.ultralytics.sample_remainders import leaving
 
     with ExitStack() as stack, leaving():
-        data.build_transforms._transform.__self__.functions(stack)
+        if "build_transforms" in vars(data):  # a classification set has none
+            data.build_transforms._transform.__self__.functions(stack)
         yield
 
 
@@ -229,6 +234,8 @@ def main() -> None:
     torch.set_num_threads(1)
     import ultralytics
 
+    from yolo_patches.upstreams.ultralytics import samples
+
     print(json.dumps({
         "ultralytics": ultralytics.__version__, "opencv": cv2.__version__, "numpy": np.__version__,
         "machine": platform.machine(), "cores": os.cpu_count(),
@@ -241,12 +248,16 @@ def main() -> None:
             key = labels, sizes
             if key not in made:
                 place = Path(folder) / str(len(made))
-                made[key] = (
-                    photographs.make(place, args.images, sizes, labels) if sizes else photographs.odd(place, labels)
-                )
+                if labels == "classes":
+                    made[key] = photographs.classes(place, args.images, sizes)
+                else:
+                    make = photographs.make if sizes else photographs.odd
+                    made[key] = make(place, *([args.images, sizes] if sizes else []), labels)
             theirs, ours = (dataset(made[key], task, arguments, args.imgsz) for _ in range(2))
-            if args.compare:
-                found: dict[str, Any] = compare(theirs, ours, args.compare)
+            if not samples.samples(ours).known:
+                found: dict[str, Any] = {"known": []}
+            elif args.compare:
+                found = compare(theirs, ours, args.compare)
             elif args.starved:
                 found = starved(theirs, ours, args.batches)
             else:

@@ -77,6 +77,18 @@ def make(folder: Path, images: int, sizes: tuple[tuple[int, int], ...], labels: 
     return file
 
 
+def classes(folder: Path, images: int, sizes: tuple[tuple[int, int], ...]) -> Path:
+    """Make a classification data set of two classes, whose training images are also its validation's; return it."""
+    random = np.random.default_rng(0)
+    for index in range(images):
+        image = photograph(random, *sizes[index % len(sizes)])
+        for part in ("train", "val"):
+            place = folder / part / "ab"[index % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(place / f"{index:05}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return folder
+
+
 def odd(folder: Path, labels: str) -> Path:
     """Make a data set of what users' folders hold, too: see `make`.
 

@@ -24,11 +24,11 @@ class Samples(Seam):
             the mosaic" (boxes, tiles, side) -> boxes and the numbers of what is kept; "objects after the warp" (boxes,
             outlines, matrix, size, scale, whether points are wanted) -> boxes, numbers, points; "shares" (boxes, width,
             height) -> boxes; "outlines", "polygons" and "even polygons" (segments, points) -> segments;
-            "boxes around polygons" (segments, points, matrix, size) -> boxes;
-            "paste" (image, outlines in whole pixels) -> image with what lies within them there once more, mirrored;
-            "masks" (size, segments, ratio)
-            -> mask and order; "separate masks" (size, segments, ratio) -> masks. "last pixels": colours, flips and the
-            order of channels come last, and may be left to whoever takes the batch; it has no ways.
+            "boxes around polygons" (segments, points, matrix, size) -> boxes; "paste" (image, outlines in whole
+            pixels) -> image with what lies within them there once more, mirrored; "masks" (size, segments, ratio) ->
+            mask and order; "separate masks" (size, segments, ratio) -> masks; "numbers" (image, means, deviations) ->
+            [3, H, W], float32. "last pixels": colours, flips and the order of channels come last, and may be left to
+            whoever takes the batch; it has no ways.
         ways: Part -> the ways in which it may be done; a patch may set them, and they must be picklable.
         near: Way -> what is nearly the same and stands in for it: its images are within a step of 8 bits of upstream's
             on average. Where an adapter knows nothing of these, the ways themselves do the work.

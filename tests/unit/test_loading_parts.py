@@ -8,8 +8,9 @@ from copy import deepcopy
 import cv2
 import numpy as np
 import pytest
+from torchvision.transforms import functional
 
-from yolo_patches.loading import blend, boxes, canvas, colours, masks, outlines, planes, polygons
+from yolo_patches.loading import blend, boxes, canvas, colours, masks, numbers, outlines, planes, polygons
 from yolo_patches.loading.labels import Label
 from yolo_patches.loading.part import COMPARED, OFF, Ledger, Part, alike
 
@@ -321,3 +322,15 @@ def test_a_part_that_differs_or_fails_is_upstreams():
         "fails failed",
         "fails late failed",
     ]
+
+
+@pytest.mark.parametrize("constants", [((0.0,) * 3, (1.0,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_numbers(constants):
+    """Every byte becomes what torchvision makes of it."""
+    image = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 2)), axis=1)
+    image = np.ascontiguousarray(image.reshape(3, 16, 32).transpose(1, 2, 0))
+    theirs = functional.normalize(functional.to_tensor(image), *constants).numpy()
+    assert alike(numbers.normalised(image, *constants), theirs)
+    assert numbers.normalised(image[..., :1], *constants) is None
+    assert numbers.normalised(image, (0.0,), (1.0,)) is None
+    assert numbers.normalised(image.astype(np.float32), *constants) is None

@@ -2,9 +2,10 @@
 
     python -m tests.upstream.oom_matrix DATA PROJECT [POINTS] [SEED] [RANKS]
 
-Trains 16 images for one epoch, each time with another call failing, drawn from all that ask for at least 4 KiB in
-preparation, forward and backward pass, optimizer's step, EMA, validations and checkpoints, and first and last of each.
-A run survives where it ends with the weights of the run without failures (1e-10 in float64, BatchNorm frozen).
+Trains 16 images for one epoch, each time with another call failing, drawn from all that ask for at least 4 KiB in the
+check of mixed precision, preparation, forward and backward pass, optimizer's step, EMA, validations and checkpoints;
+and the first and the last of each. A run survives where it ends with the weights of the run without failures (1e-10 in
+float64, BatchNorm frozen).
 
 With 2 RANKS or more calls fail on one of them or on all, with sync-bn and loss-norm, and ranks must end with the same
 weights. Upstream has no such runs: the ranks that have memory wait for the others until their group gives up.
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 RUNS = Path(__file__).with_name("oom_runs.py")
-PLACES = ("prepare", "forward", "backward", "step", "ema", "validation", "detections", "save")
+PLACES = ("check", "prepare", "forward", "backward", "step", "ema", "validation", "detections", "save")
 ARGUMENTS = {"epochs": 1, "nbs": 8}
 #: What ranks train with, beside oom-guard.
 SHARED = "compat,torchrun,sync-bn,loss-norm"

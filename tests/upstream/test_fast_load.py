@@ -42,7 +42,8 @@ NEW = {
 @pytest.mark.parametrize("version", ["8.0.200", "8.3.253", NEWEST])
 def test_samples(version, python, release):
     """Every byte of images and labels, and what the generators have come to."""
-    expected = {**STOOD_IN, **(NEW if version == NEWEST else {})}
+    classes = {} if version == "8.0.200" else {"classes": {"numbers"}}
+    expected = {**STOOD_IN, **classes, **(NEW if version == NEWEST else {})}
     size = ["--images", "10", "--imgsz", "96", "--compare", "20"]
     done = python(SAMPLES, *size, "--cases", ",".join(expected), timeout=900, **release(version))
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
@@ -109,14 +110,20 @@ WRONG = {
 }
 
 
-def test_trainings(trainings):
+def test_trainings(trainings, digits):
     """Seeded trainings have the same weights to the last bit, with and without loader workers, past the last mosaic.
 
     A part that differs or raises is upstream's: the weights are the same, and the plan tells.
     """
     specs = [{"patches": patches, "workers": workers} for workers in (2, 0) for patches in ("none", "fast-load")]
     broken = [{"patches": "fast-load", "workers": 0, "wrong": wrong} for wrong in WRONG]
-    found, log = trainings(NEWEST, {"patches": "none", "epochs": 1}, *specs, *broken)
+    classes = {"model": MODELS["classify"], "data": digits("classify"), "workers": 2}
+    classified = [{**classes, "patches": patches} for patches in ("none", "fast-load")]
+    found, log = trainings(NEWEST, {"patches": "none", "epochs": 1}, *specs, *broken, *classified)
+    *found, one, other = found
+    assert {key: other[key] for key in SAME} == {key: one[key] for key in SAME}, other["plan"]["fast-load"]
+    item = other["plan"]["fast-load"]
+    assert (item["status"], item["verified"]) == ("active", True) and "numbers by tables" in item["reason"], item
     theirs, ours = (found[1], found[3]), (found[2], found[4])
     for one, other in zip((*theirs, *[theirs[1]] * len(WRONG)), (*ours, *found[5:])):
         assert {key: other[key] for key in SAME} == {key: one[key] for key in SAME}, other["plan"]["fast-load"]

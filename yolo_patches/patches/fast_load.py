@@ -28,6 +28,7 @@ PARTS = {
     "paste": "objects pasted where they lie",
     "masks": "masks where their objects are",
     "separate masks": "masks where their objects are",
+    "numbers": "numbers by tables",
 }
 #: Level -> what its pixels are.
 PIXELS = {
@@ -141,6 +142,7 @@ class FastLoad(Patch):
             colours,
             masks,
             near,
+            numbers,
             paste,
             planes,
             polygons,
@@ -167,6 +169,7 @@ class FastLoad(Patch):
             "paste": paste.WAYS,
             "masks": masks.OVERLAPPING,
             "separate masks": masks.SEPARATE,
+            "numbers": numbers.WAYS,
         }
         seam.ways = {name: way for name, way in ways.items() if name in seam.known}
         seam.ledger = Ledger([*seam.ways, LEFT, KEPT])

@@ -19,6 +19,7 @@ from yolo_patches.loading.labels import Label
 from yolo_patches.loading.part import DIFFERS, Part, alike, is_near
 from yolo_patches.loading_seams import Samples
 from yolo_patches.nn import random_numbers
+from yolo_patches.upstreams.ultralytics import sample_classes
 from yolo_patches.upstreams.ultralytics.origin import is_upstreams
 from yolo_patches.upstreams.ultralytics.sample_canvas import CANVAS, canvas_steps
 from yolo_patches.upstreams.ultralytics.sample_functions import CALLS, FUNCTIONS, functions, settle_polygons
@@ -55,6 +56,8 @@ def samples(dataset: Any, kept: str = "") -> Samples:
         )
         if not kept:
             found.add(LEFT)
+    if sample_classes.last_steps(sample_classes.chain(dataset)):
+        found.add(sample_classes.NUMBERS)
     return Samples(frozenset(found), kept=kept)
 
 
@@ -73,10 +76,13 @@ class InPlace:
         self._near = bool(seam.near)
         self._ledger = seam.ledger
         self._dataset = dataset
+        self._finishing = seam.finishing
+        if sample_classes.NUMBERS in self._parts:
+            sample_classes.place(dataset, self._parts[sample_classes.NUMBERS])
+            return
         if "polygons" in self._parts:
             settle_polygons(self._parts["polygons"])
         self._remainders = None if seam.finishing is None else Remainders(dataset, seam.ledger)
-        self._finishing = seam.finishing
         before = dataset.transforms, dict(vars(dataset))
         try:
             if self._remainders is not None:
@@ -147,11 +153,12 @@ class InPlace:
         with _unseen(dataset):
             random.seed(index)
             np.random.seed(index)
+            torch.default_generator.manual_seed(index)
             try:
                 sample = dataset[index]
                 if (left := getattr(sample.get("img"), REMAINDER, None)) is not None:
                     sample["img"] = self._finishing.once(sample["img"][None], [left], device)[0].cpu()
-                return [_bits(sample), random.getstate(), np.random.get_state()]
+                return [_bits(sample), random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()]
             except Exception:  # of whatever kind: a data set that is read at all is compared
                 return None
             finally:
