@@ -12,7 +12,7 @@ from yolo_patches.loading import canvas, paste, script_polygons
 from yolo_patches.loading.part import COMPARED, DIFFERS, RAISES, Ledger, Part, alike
 from yolo_patches.upstreams.scripts.sample_canvas import Canvases, Painting
 from yolo_patches.upstreams.scripts.sample_objects import Boxes
-from yolo_patches.upstreams.scripts.sample_parts import STAND_INS
+from yolo_patches.upstreams.scripts.sample_parts import STAND_INS, takes
 
 
 def on_a_canvas(image, outlines):
@@ -130,7 +130,7 @@ def test_a_warp_takes_the_boxes_that_it_is_given(left, late):
 class Mosaic:
     """A data set of mosaics as upstreams paint them; `then` is what else it does with one."""
 
-    augment, np, cv2 = True, np, cv2
+    augment, np, cv2, positional = True, np, cv2, False
 
     def __init__(self, then):
         self.then = then
@@ -142,6 +142,8 @@ class Mosaic:
         image[y:32, x:32] = np.random.randint(0, 256, (32 - y, 32 - x, 3)).astype(np.uint8)
         self.then(image)
         matrix = np.array([[1.3, 0, random.uniform(-20, 9)], [0, 1.3, -3]])
+        if self.positional:
+            return self.cv2.warpAffine(image, matrix, (16, 16), None, cv2.INTER_LINEAR, 0, (114, 114, 114))
         return self.cv2.warpAffine(image, matrix, dsize=(16, 16), borderValue=(114, 114, 114))
 
 
@@ -174,6 +176,48 @@ def test_canvas(then, column):
         assert all(map(alike, *made)), turn
     assert [name for name in (0, DIFFERS, RAISES) if ledger.has("canvas", name)] == ([] if column is None else [column])
     assert isinstance(ours.np.full((4, 4, 3), 114, dtype=np.uint8), np.ndarray)  # outside of a sample
+
+
+def test_calls_that_we_do_not_know_are_upstreams(monkeypatch):
+    """Arguments in other places, arrays that are filled with something else, and functions that take more."""
+    ledger = Ledger(["canvas", "boxes"])
+    canvases, boxes = (
+        Canvases(Part("canvas", canvas.WAYS, ledger)),
+        Boxes(Part("boxes", script_polygons.AROUND, ledger)),
+    )
+    ours, theirs = Mosaic(lambda image: None), Mosaic(lambda image: None)
+    ours.np, ours.cv2 = canvases.numpy(np), boxes.opencv(canvases.opencv(cv2))
+    ours.positional = theirs.positional = True
+    for turn in range(2 * COMPARED):
+        made = []
+        for function, data in ((Mosaic.__getitem__, theirs), (canvases.samples(Mosaic.__getitem__), ours)):
+            random.seed(turn)
+            np.random.seed(turn)
+            made.append([function(data, turn), random.random(), np.random.random()])
+        assert all(map(alike, *made)), turn
+
+    def filled(data, _):
+        return [
+            data.np.full((2, 2, 3), 114, np.uint8, "C"),
+            data.np.full(shape=(2, 2, 3), fill_value=114, dtype=np.uint8),
+            data.np.full((2, 2, 3), (1, 2, 3), dtype=np.uint8),
+            data.np.full((2, 2), 114, dtype=np.uint8),
+            data.np.full(3, 114, dtype=np.uint8),
+        ]
+
+    assert alike(canvases.samples(filled)(ours, 0), filled(theirs, 0))
+    assert not ledger.counts.any()
+    monkeypatch.delattr(Mosaic, "augment")
+    whole = canvases.samples(lambda data, _: data.np.full((4, 4, 3), 114, dtype=np.uint8))
+    assert isinstance(whole(ours, 0), np.ndarray)
+
+
+def test_functions_that_take_something_else_are_not_known():
+    assert takes(lambda im, hgain, sgain, vgain: None, "augment_hsv")
+    assert not takes(lambda im, hgain, sgain, vgain, more: None, "augment_hsv")
+    assert takes(lambda im, targets, segments, degrees: None, "random_perspective")
+    assert not takes(lambda im, boxes, segments: None, "random_perspective")
+    assert not takes(lambda im, boxes: None, "mixup")
 
 
 def test_letterbox_and_perspective():

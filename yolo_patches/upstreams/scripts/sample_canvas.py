@@ -61,7 +61,7 @@ class Canvases:
 
         @wraps(theirs)
         def __getitem__(dataset: Any, index: int) -> Any:  # noqa: N807 - what it is
-            if self._part.off or not self._part.ways or not dataset.augment:
+            if self._part.off or not self._part.ways or not getattr(dataset, "augment", False):
                 return theirs(dataset, index)
             before = random.getstate(), np.random.get_state()
             self._local.painting = True
@@ -82,12 +82,11 @@ class Canvases:
     def numpy(self, library: Any) -> KeepingOverlay:
         """Return NumPy, whose `full` makes a canvas where upstream would fill one with grey."""
 
-        def full(shape: Any, fill_value: Any, dtype: Any = None, **more: Any) -> Any:
-            grey = fill_value == GREY and dtype is np.uint8 and not more
-            if not (self._painting and grey and len(shape) == 3 and shape[2] == 3):
-                return library.full(shape, fill_value, dtype, **more)
-            whole = None if self._part.believed else library.full(shape, fill_value, dtype)
-            return Painting(tuple(shape), whole)
+        def full(*args: Any, **kwargs: Any) -> Any:
+            known = self._painting and len(args) == 2 and isinstance(args[0], tuple) and kwargs == {"dtype": np.uint8}
+            if not (known and args[0][2:] == (3,) and isinstance(args[1], int) and args[1] == GREY):
+                return library.full(*args, **kwargs)
+            return Painting(args[0], None if self._part.believed else library.full(*args, **kwargs))
 
         return KeepingOverlay(library, full=full)
 
@@ -98,20 +97,22 @@ class Canvases:
             made = self._bordered(*args, **kwargs) if self._painting and set(kwargs) == {"value"} else None
             return library.copyMakeBorder(*args, **kwargs) if made is None else made
 
-        def warpAffine(image: Any, matrix: Any, **how: Any) -> Any:  # noqa: N802
-            if not isinstance(image, Painting):
-                return library.warpAffine(image, matrix, **how)
+        def warpAffine(*args: Any, **kwargs: Any) -> Any:  # noqa: N802
+            if not (args and isinstance(args[0], Painting)):
+                return library.warpAffine(*args, **kwargs)
 
-            def upstream(canvas: Canvas, matrix: Any, *_: Any) -> Any:
-                return library.warpAffine(canvas.painted(), matrix, **how)
+            def upstream(canvas: Canvas, *_: Any) -> Any:
+                return library.warpAffine(canvas.painted(), *args[1:], **kwargs)
 
-            if how.get("borderValue") != (GREY, GREY, GREY) or set(how) != {"dsize", "borderValue"}:
-                return upstream(image.canvas, matrix)
-            return self._part(upstream, image.canvas, matrix, tuple(how["dsize"]))
+            canvas = args[0].canvas
+            known = len(args) == 2 and set(kwargs) == {"dsize", "borderValue"}
+            if not known or kwargs["borderValue"] != (GREY, GREY, GREY):
+                return upstream(canvas)
+            return self._part(upstream, canvas, args[1], tuple(kwargs["dsize"]))
 
-        def warpPerspective(image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-            whole = image.canvas.painted() if isinstance(image, Painting) else image
-            return library.warpPerspective(whole, *args, **kwargs)
+        def warpPerspective(*args: Any, **kwargs: Any) -> Any:  # noqa: N802
+            whole = (one.canvas.painted() if isinstance(one, Painting) else one for one in args)
+            return library.warpPerspective(*whole, **kwargs)
 
         return KeepingOverlay(
             library, copyMakeBorder=copyMakeBorder, warpAffine=warpAffine, warpPerspective=warpPerspective

@@ -115,11 +115,11 @@ class Boxes:
     def opencv(self, library: Any) -> KeepingOverlay:
         """Return OpenCV, which tells how an image has been warped."""
 
-        def warpAffine(image: Any, matrix: Any, **how: Any) -> Any:  # noqa: N802 - their name
+        def warpAffine(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - their name
             warp = self._warp
-            if warp is not None:
-                warp.matrix = matrix, tuple(how["dsize"])
-            return library.warpAffine(image, matrix, **how)
+            if warp is not None and len(args) == 2 and "dsize" in kwargs:
+                warp.matrix = args[1], tuple(kwargs["dsize"])
+            return library.warpAffine(*args, **kwargs)
 
         return KeepingOverlay(library, warpAffine=warpAffine)
 

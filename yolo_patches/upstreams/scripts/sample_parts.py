@@ -47,6 +47,15 @@ MODULES = (
 )
 #: What upstream's warp is, and what it calls for the boxes of polygons.
 WARP = ("random_perspective", "resample_segments", "segment2box")
+#: What functions must take for ours to stand in, one of these; the warp takes more after it.
+PARAMETERS = {
+    "augment_hsv": ("im hgain sgain vgain",),
+    "copy_paste": ("im labels segments p",),
+    "mixup": ("im labels im2 labels2", "im labels segments im2 labels2 segments2"),
+    "random_perspective": ("im targets segments",),
+    "resample_segments": ("segments n",),
+    "segment2box": ("segment width height",),
+}
 #: Of a data set that makes mosaics.
 METHODS = ("__getitem__", "load_mosaic")
 
@@ -133,13 +142,25 @@ class Places:
 
     def _having(self, function: str) -> list[ModuleType]:
         """Return the modules that have a function of upstream's under its name."""
-        return [module for module in self._modules if _is_upstreams(vars(module).get(function), self._root)]
+        return [
+            module
+            for module in self._modules
+            if _is_upstreams(vars(module).get(function), self._root) and takes(vars(module)[function], function)
+        ]
 
 
 def _put(stack: ExitStack, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
     """Have something made of what is under a name stand in for it."""
     if name in vars(owner):
         stack.enter_context(instead(owner, name, made(vars(owner)[name])))
+
+
+def takes(function: Any, name: str) -> bool:
+    """Return whether a function of a name takes what those do that we know."""
+    known = PARAMETERS.get(name)
+    given = function.__code__.co_varnames[: function.__code__.co_argcount]
+    some = given[:3] if name == WARP[0] else given
+    return known is None or " ".join(some) in known
 
 
 def _is_upstreams(function: Any, root: Path) -> bool:
