@@ -10,7 +10,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.scripts.conftest import arguments, plan, run
 
-#: Upstream -> the parts that stand in, in all cases together.
+#: The parts that stand in, in all cases together.
 PARTS = {"canvas", "colours", "planes", "blend", "even polygons", "boxes around polygons", "masks", "separate masks"}
 
 

@@ -6,12 +6,14 @@ import io
 import pytest
 import torch
 from torch import nn
+from ultralytics.engine import trainer
 
 from yolo_patches.nn import micro_batches
 from yolo_patches.nn.out_of_memory import asked, is_out_of_memory, lacked_memory
 from yolo_patches.nn.pooled_statistics import Counts, Statistics, normalising
 from yolo_patches.nn.restorable_step import Slots, Snapshot, repeated
 from yolo_patches.upstreams.ultralytics import batch_parts
+from yolo_patches.upstreams.ultralytics.memory import Memory
 
 
 def images(number=6):
@@ -197,3 +199,27 @@ def test_a_checkpoint_whose_end_could_not_be_written_lacked_memory():
         torch.serialization.save({"weights": torch.zeros(5000)}, Full())  # Ultralytics replaces the other name
     assert lacked_memory(raised.value) and not is_out_of_memory(raised.value)
     assert not lacked_memory(RuntimeError("shapes do not match"))
+
+
+class Listening:
+    """What a training's patches are to its memory: somebody stands around everything."""
+
+    def listens(self, seam):
+        return True
+
+    def attempt(self, act, seam=None):
+        return act()
+
+    def around(self, act, proceed):
+        return [type(act).__name__, proceed()]
+
+
+def test_the_check_of_precision_is_followed_where_there_is_one(monkeypatch):
+    """A release that has renamed it is guarded in all else."""
+    monkeypatch.setattr(trainer, "check_amp", check := lambda model: model)
+    with Memory(object(), Listening()):
+        assert trainer.check_amp(3) == ["PrecisionCheck", 3]
+    assert trainer.check_amp is check
+    monkeypatch.delattr(trainer, "check_amp")
+    with Memory(object(), Listening()):
+        assert not hasattr(trainer, "check_amp")
