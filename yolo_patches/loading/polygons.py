@@ -18,16 +18,16 @@ def with_corners(segments: Any, points: int) -> Any:
     Returns:
         Polygons, each [points, 2]; None where these are none that can be resampled.
     """
-    if not _plain(segments):
+    if not plain(segments):
         return None
     return [one if len(one) == points else _resampled(one, *_grid(len(one) + 1, points)) for one in segments]
 
 
 def evenly(segments: Any, points: int) -> Any:
     """Resample polygons as older releases do, evenly along the corners' numbers; see `with_corners`."""
-    if not _plain(segments):
+    if not plain(segments):
         return None
-    return [_resampled(one, *_even_grid(len(one) + 1, points)) for one in segments]
+    return [_resampled(one, *even_grid(len(one) + 1, points)) for one in segments]
 
 
 def stacked(segments: Any, points: int) -> Any:
@@ -35,20 +35,12 @@ def stacked(segments: Any, points: int) -> Any:
 
     Between two corners lies what `numpy.interp` computes: the difference by the share of the way, and the corner.
     """
-    if not _plain(segments) or any(len(one) + 1 >= points for one in segments):
+    if not plain(segments) or any(len(one) + 1 >= points for one in segments):
         return None
-    corners = np.concatenate([part for one in segments for part in (one, one[:1])]).astype(np.float64)
-    before, shares, first = [], [], 0
-    for one in segments:
-        index, share = _places(len(one) + 1, points)
-        before.append(index + first)
-        shares.append(share)
-        first += len(one) + 1
-    index, share = np.concatenate(before), np.concatenate(shares)
+    counts, corners = closed(segments)
+    places = between(counts, corners, [_places(count, points) for count in counts])
     result = np.empty((len(segments), points, 2), np.float32)
-    for axis, values in enumerate(np.ascontiguousarray(corners.T)):
-        slopes = np.append(values[1:] - values[:-1], 0)
-        result[..., axis] = (slopes.take(index) * share + values.take(index)).reshape(len(segments), points)
+    result[:] = places.reshape(2, len(segments), points).transpose(1, 2, 0)
     return result
 
 
@@ -56,31 +48,62 @@ def stacked(segments: Any, points: int) -> Any:
 WAYS = (with_corners, evenly)
 
 
-def _plain(segments: Any) -> bool:
+def plain(segments: Any) -> bool:
+    """Return whether there are polygons, and all of them can be resampled."""
     return bool(len(segments)) and all(
         isinstance(one, np.ndarray) and one.ndim == 2 and one.shape[1] == 2 and len(one) for one in segments
     )
 
 
+def located(places: Any, corners: int) -> tuple[Any, Any]:
+    """Return before which of some corners' successors each place along them lies, and how far on the way."""
+    index = np.minimum(places.astype(np.int64), corners - 1)
+    return index, places - index
+
+
+def closed(segments: Any) -> tuple[list[int], Any]:
+    """Return how many corners closed polygons have, and all of them, one after the other, [2, n], float64."""
+    corners = np.concatenate([part for one in segments for part in (one, one[:1])])
+    return [len(one) + 1 for one in segments], np.ascontiguousarray(corners.T, np.float64)
+
+
+def between(counts: list[int], corners: Any, places: Any) -> Any:
+    """Return points of polygons, one after the other, [2, n], float64.
+
+    Args:
+        counts: How many corners each has.
+        corners: Of all; see `closed`.
+        places: Of each, where its points lie; see `located`.
+    """
+    index = np.concatenate([before for before, _ in places])
+    index += np.cumsum([0, *counts[:-1]]).repeat([len(before) for before, _ in places])
+    share = np.concatenate([part for _, part in places])
+    result = np.empty((2, len(index)))
+    for points, values in zip(result, corners):
+        slopes = np.append(values[1:] - values[:-1], 0)
+        np.multiply(slopes.take(index), share, out=points)
+        points += values.take(index)
+    return result
+
+
 @lru_cache(maxsize=4096)
-def _even_grid(corners: int, points: int) -> tuple[Any, Any]:
+def even_grid(corners: int, points: int) -> tuple[Any, Any]:
+    """Return places evenly along corners' numbers, and the numbers."""
     return np.linspace(0, corners - 1, points), np.arange(corners)
 
 
 @lru_cache(maxsize=4096)
 def _grid(corners: int, points: int) -> tuple[Any, Any]:
     if corners >= points:
-        return _even_grid(corners, points)
-    places, numbers = _even_grid(corners, points - corners)
+        return even_grid(corners, points)
+    places, numbers = even_grid(corners, points - corners)
     return np.insert(places, np.searchsorted(places, numbers), numbers), numbers
 
 
 @lru_cache(maxsize=4096)
 def _places(corners: int, points: int) -> tuple[Any, Any]:
     """Return before which corner's successor each point lies, and how far on the way."""
-    places, _ = _grid(corners, points)
-    index = np.minimum(places.astype(np.int64), corners - 1)
-    return index, places - index
+    return located(_grid(corners, points)[0], corners)
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from yolo_patches.loading.polygons import between, closed, even_grid, located, plain
+
 #: Pixels from the image's borders within which all points of a polygon are looked at.
 NEAR = 1e-3
 
@@ -23,11 +25,11 @@ def evenly(segments: Any, points: int) -> Any:
     Returns:
         Polygons, each [points, 2], float64; None where these are none that can be resampled.
     """
-    if not len(segments) or not all(map(_is_plain, segments)):
+    if not plain(segments):
         return None
-    counts, corners = _corners(segments)
+    counts, corners = closed(segments)
     grids = [_grid(count, points) for count in counts]
-    return list(_points(counts, corners, grids).reshape(2, len(segments), points).transpose(1, 2, 0))
+    return list(between(counts, corners, grids).reshape(2, len(segments), points).transpose(1, 2, 0))
 
 
 def around(segments: Any, points: int, matrix: Any, size: tuple[int, int]) -> Any:
@@ -43,9 +45,9 @@ def around(segments: Any, points: int, matrix: Any, size: tuple[int, int]) -> An
         [N, 4], float64, zeros where nothing is seen; None where the warp does more than scale and move, or where these
         are no polygons that can be resampled.
     """
-    if matrix[0][1] or matrix[1][0] or not len(segments) or not all(map(_is_plain, segments)):
+    if matrix[0][1] or matrix[1][0] or not plain(segments):
         return None
-    counts, corners = _corners(segments)
+    counts, corners = closed(segments)
     low, high = (
         edge.reduceat(corners, np.cumsum([0, *counts[:-1]]), axis=1) * matrix[[0, 1], [0, 1]][:, None] + matrix[:, 2:]
         for edge in (np.minimum, np.maximum)
@@ -53,7 +55,7 @@ def around(segments: Any, points: int, matrix: Any, size: tuple[int, int]) -> An
     low, high, sides = np.minimum(low, high), np.maximum(low, high), np.array(size)[:, None]
     near = ((low <= sides + NEAR) & (high >= -NEAR)).all(0) & ~((low > NEAR) & (high < sides - NEAR)).all(0)
     grids = [(_grid if every else _ends)(count, points) for count, every in zip(counts, near.tolist())]
-    places = _points(counts, corners, grids)
+    places = between(counts, corners, grids)
     places *= matrix[[0, 1], [0, 1]][:, None]
     places += matrix[:, 2:]
     inside = ((places >= 0) & (places <= sides)).all(0)
@@ -70,16 +72,10 @@ WAYS = (evenly,)
 AROUND = (around,)
 
 
-def _is_plain(segment: Any) -> bool:
-    return isinstance(segment, np.ndarray) and segment.ndim == 2 and segment.shape[1] == 2 and len(segment) > 0
-
-
 @lru_cache(maxsize=4096)
 def _grid(corners: int, points: int) -> tuple[Any, Any]:
     """Return before which corner's successor each point lies, and how far on the way."""
-    places = np.linspace(0, corners - 1, points)
-    index = np.minimum(places.astype(np.int64), corners - 1)
-    return index, places - index
+    return located(even_grid(corners, points)[0], corners)
 
 
 @lru_cache(maxsize=4096)
@@ -89,28 +85,3 @@ def _ends(corners: int, points: int) -> tuple[Any, Any]:
     changes = np.flatnonzero(np.diff(index))
     kept = np.unique(np.concatenate(([0], changes, changes + 1, [points - 1])))
     return index[kept], share[kept]
-
-
-def _corners(segments: Any) -> tuple[list[int], Any]:
-    """Return how many corners closed polygons have, and all of them, one after the other, [2, n], float64."""
-    closed = np.concatenate([part for one in segments for part in (one, one[:1])])
-    return [len(one) + 1 for one in segments], np.ascontiguousarray(closed.T, np.float64)
-
-
-def _points(counts: list[int], corners: Any, grids: Any) -> Any:
-    """Return points of polygons, one after the other, [2, n], float64.
-
-    Args:
-        counts: How many corners each has.
-        corners: Of all; see `_corners`.
-        grids: Of each, where its points lie; see `_grid`.
-    """
-    index = np.concatenate([before for before, _ in grids])
-    index += np.cumsum([0, *counts[:-1]]).repeat([len(before) for before, _ in grids])
-    share = np.concatenate([part for _, part in grids])
-    result = np.empty((2, len(index)))
-    for points, values in zip(result, corners):
-        slopes = np.append(values[1:] - values[:-1], 0)
-        np.multiply(slopes.take(index), share, out=points)
-        points += values.take(index)
-    return result
